@@ -1,0 +1,1 @@
+"""Compiled inner loops, each with its plain reference."""
