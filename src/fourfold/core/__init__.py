@@ -1,0 +1,1 @@
+"""The ground floor: contracts, run folder, options, registry, console, errors."""

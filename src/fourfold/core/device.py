@@ -1,0 +1,70 @@
+"""Devices, precision and memory of this machine."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+import torch
+
+from fourfold.core.errors import UserError, nearest
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """A torch device from a flag: "auto" takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        UserError: no such device on this machine.
+    """
+    available = ["cpu"]
+    if torch.backends.mps.is_available():
+        available.insert(0, "mps")
+    if torch.cuda.is_available():
+        available = [*(f"cuda:{i}" for i in range(torch.cuda.device_count())), *available]
+    if name == "auto":
+        return torch.device(available[0])
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(
+            f"--device {name}: no such device{nearest(name, ['auto', *available])}"
+        ) from None
+    if device.type not in {a.split(":")[0] for a in available} or (
+        device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise UserError(f"--device {name}: this machine has {', '.join(available)}")
+    return device
+
+
+@functools.cache
+def gains_from_bfloat16(device_type: str) -> bool:
+    """Whether bfloat16 matrix products are faster than float32 here: avx512_bf16, AMX, or a GPU since Ampere."""
+    if device_type == "cuda":
+        return torch.cuda.get_device_capability()[0] >= 8
+    if device_type == "cpu":
+        cpuinfo = Path("/proc/cpuinfo")
+        if cpuinfo.exists():
+            text = cpuinfo.read_text()
+            return "avx512_bf16" in text or "amx_bf16" in text
+    return False
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that can still be taken on the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            value = Path(limit).read_text().strip()
+        except OSError:
+            continue
+        if value.isdigit():
+            free = min(free, int(value))
+    return free

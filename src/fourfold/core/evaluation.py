@@ -1,0 +1,103 @@
+"""Measuring: sums and weights of an objective over a split, divided once at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fourfold.core.errors import UserError
+from fourfold.core.parts import Data, Objective, Split
+from fourfold.core.run import Run, describe
+from fourfold.core.types import Score
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """A batch with its tensors on the device; nothing is copied that is there already."""
+    if device.type == "cpu":
+        return batch
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for name, value in batch.items()
+    }
+
+
+def measure(
+    objective: Objective,
+    model: nn.Module,
+    data: Data,
+    split: Split,
+    device: torch.device,
+    seed: int = 0,
+) -> dict[str, float]:
+    """The objective's measures over a whole split; generators and training mode are left as they were.
+
+    Raises:
+        UserError: nothing in the split counts.
+    """
+    sums: dict[str, Tensor | float] = {}
+    weights: dict[str, Tensor | float] = {}
+    training = model.training
+    model.eval()
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            torch.manual_seed(seed)
+            for batch in data.batches(split, model=model):
+                for name, (total, weight) in objective.measure(
+                    model, to_device(batch, device)
+                ).items():
+                    sums[name] = sums.get(name, 0.0) + _double(total)
+                    weights[name] = weights.get(name, 0.0) + _double(weight)
+    finally:
+        model.train(training)
+    means = {}
+    for name in sums:
+        weight = float(weights[name])
+        if weight == 0:
+            raise UserError(f"the {split} split has nothing that counts for {name}")
+        means[name] = float(sums[name]) / weight
+    return means
+
+
+def _double(value: Tensor | float) -> Tensor | float:
+    # float64 sums: a split of millions of terms loses digits in float32
+    return (
+        value.detach().double()
+        if isinstance(value, Tensor) and value.device.type != "mps"
+        else value
+    )
+
+
+def held_out(run: Run, source: Any = None) -> tuple[Data, Split, str]:
+    """What to measure a run on: other data as a whole, or its own held-out split.
+
+    Returns:
+        The data, the split of it to use, and a sentence that says which it is.
+
+    Raises:
+        UserError: the run holds nothing out, and no other data was given.
+    """
+    if source is not None:
+        data = run.data.reopen(source, seed=run.seed, whole=True)
+        return data, "test", f"on {describe(source)}"
+    data = run.examples()
+    splits: tuple[Split, ...] = ("test", "valid")
+    for split in splits:
+        if data.size(split):
+            return data, split, f"on its own {split} split"
+    raise UserError(
+        "this run holds nothing out to be measured on; give it data: fourfold evaluate RUN FILE"
+    )
+
+
+def evaluate(run: Run, source: Any = None) -> Score:
+    """The run's objective, measured on its own test split or on other data."""
+    data, split, sentence = held_out(run, source)
+    model = run.model
+    values = measure(run.objective, model, data, split, run.device, run.seed)
+    return Score(
+        values,
+        notes=(f"{data.size(split):,} examples {sentence}", *data.summary().get("notes", ())),
+    )

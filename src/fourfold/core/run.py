@@ -1,0 +1,530 @@
+"""A run: a system, what it was given, what it learned, and the folder that holds it all.
+
+    runs/gpt-7/
+      system.toml            the whole configuration, versions, threads; an absent key is None
+      data/                  what prepares new input: schema, vocabulary, statistics, fingerprint
+      weights.safetensors    the best so far
+      checkpoints/<step>/    everything needed to go on
+      metrics.jsonl          one line per logged step
+      report.html
+
+A run may also live in memory only: `folder` is None and nothing is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import json
+import os
+import platform
+import re
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from fourfold.core.errors import UserError, nearest
+from fourfold.core.parts import Data, Objective
+from fourfold.core.system import System, verbs
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from fourfold.core.console import Console
+    from fourfold.core.types import Picture
+
+FORMAT = 1
+"""Version of the run folder; older ones are migrated in `_migrate`."""
+
+
+def runs_folder() -> Path:
+    """Where runs without --out go: `runs/` here, or FOURFOLD_RUNS."""
+    return Path(os.environ.get("FOURFOLD_RUNS", "runs"))
+
+
+def new_folder(name: str) -> Path:
+    """`runs/<system>-<n>` with the next free n."""
+    taken = [0]
+    if runs_folder().is_dir():
+        for path in runs_folder().iterdir():
+            if match := re.fullmatch(rf"{re.escape(name)}-(\d+)", path.name):
+                taken.append(int(match[1]))
+    return runs_folder() / f"{name}-{max(taken) + 1}"
+
+
+def all_runs(folder: Path | None = None) -> list[Path]:
+    """Run folders under a folder, oldest first; damaged ones included."""
+    folder = folder or runs_folder()
+    found = [p.parent for p in folder.glob("*/system.toml")] if folder.is_dir() else []
+    return sorted(found, key=lambda p: ((p / "system.toml").stat().st_mtime_ns, p.name))
+
+
+def find_run(name: str | Path) -> Path:
+    """The folder that a user's word for a run means: a path, a name under `runs/`, or `last`.
+
+    Raises:
+        UserError: there is no such run; the nearest one is offered.
+    """
+    path = Path(name)
+    if str(name) == "last":
+        known = all_runs()
+        if not known:
+            raise UserError(
+                f"last: no run in {runs_folder()}/ yet; `fourfold fit SYSTEM` makes one"
+            )
+        return known[-1]
+    for candidate in (path, runs_folder() / path):
+        if (candidate / "system.toml").is_file():
+            return candidate
+    known_names = [str(p) for p in all_runs(path.parent)] + [p.name for p in all_runs()]
+    if path.exists():
+        raise UserError(
+            f"{path}: not a run (it has no system.toml){nearest(str(name), known_names)}"
+        )
+    raise UserError(f"{name}: no such run{nearest(str(name), known_names)}")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file.
+
+    Raises:
+        UserError: it cannot be read or parsed; the line is named.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+
+
+def _migrate(about: dict[str, Any], path: Path) -> dict[str, Any]:
+    version = about.get("format")
+    if not isinstance(version, int) or version < 1:
+        raise UserError(f"{path}: names no format version; is it a run's system.toml?")
+    if version > FORMAT:
+        raise UserError(
+            f"{path}: written by a newer fourfold (format {version}, this one reads up to {FORMAT}); "
+            "update fourfold to open it"
+        )
+    return about
+
+
+def _read_notes(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    try:
+        notes = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error})") from error
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise UserError(f"{path}: damaged: expected a list of sentences")
+    return notes
+
+
+def _without_none(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {k: _without_none(v) for k, v in tree.items() if v is not None}
+    if isinstance(tree, (list, tuple)):
+        return [_without_none(v) for v in tree]
+    return tree
+
+
+class Metrics:
+    """The log of a run: in memory and, where there is a folder, one JSON line a step."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.lines: list[dict[str, Any]] = []
+        self._file: Any = None
+        if path and path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    self.lines.append(json.loads(line))
+                except ValueError:
+                    continue  # the torn last line of a killed process
+        self.watchers: list[Any] = []
+
+    def log(self, **values: Any) -> None:
+        """Add a line; numbers are stored as given, so that equal runs have equal files."""
+        self.lines.append(values)
+        if self.path:
+            try:
+                if self._file is None:
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                    self._file = self.path.open("a", encoding="utf-8")
+                self._file.write(json.dumps(values) + "\n")
+                self._file.flush()
+            except OSError as error:
+                with contextlib.suppress(OSError):  # what is buffered cannot be written either
+                    self.close()
+                raise UserError(
+                    f"{self.path}: cannot be written ({error.strerror}); earlier checkpoints are intact"
+                ) from error
+        for watcher in self.watchers:
+            watcher(values)
+
+    def cut(self, count: int) -> None:
+        """Keep the first lines only (the others will be written again)."""
+        self.lines = self.lines[:count]
+        if self.path:
+            self.close()
+            from fourfold.core.state import write_text
+
+            write_text(self.path, "".join(json.dumps(line) + "\n" for line in self.lines))
+
+    def series(self, name: str) -> tuple[list[float], list[float]]:
+        """Steps and values of one logged name."""
+        rows = [(line.get("step", 0), line[name]) for line in self.lines if name in line]
+        return [float(s) for s, _ in rows], [float(v) for _, v in rows]
+
+    def close(self) -> None:
+        if self._file is not None:
+            file, self._file = self._file, None
+            file.close()
+
+
+class Run:
+    """A system with what it learned; its verbs are its methods: `run.generate("To be")`."""
+
+    def __init__(
+        self,
+        system: System,
+        *,
+        folder: Path | None = None,
+        sources: Any = None,
+        valid: Any = None,
+        seed: int = 0,
+        device: str = "auto",
+        about: dict[str, Any] | None = None,
+    ) -> None:
+        self.system, self.folder = system, folder
+        self.sources, self.valid, self.seed = sources, valid, seed
+        self.device_name = device
+        self.about: dict[str, Any] = about or {}
+        self.notes: list[str] = []
+        """Sentences said to the user and kept for the report."""
+        self.metrics = Metrics(folder / "metrics.jsonl" if folder else None)
+        self.best: dict[str, Any] | None = None
+        """Weights of the best checkpoint while nothing is written to disk."""
+        self.interrupt: Any = None
+        self._console: Console | None = None
+        self._data: Data | None = None
+        self._model: nn.Module | None = None
+        self._objective: Objective | None = None
+        self._examples: Data | None = None
+
+    # --- making and opening -------------------------------------------------------------------
+
+    def save_configuration(self) -> None:
+        """Write `system.toml`; a run in memory writes nothing."""
+        if self.folder is None:
+            return
+        import tomli_w
+        import torch
+
+        from fourfold.core.state import write_text
+        from fourfold.core.version import __version__
+
+        self.about = {
+            "format": FORMAT,
+            "system": self.system.name,
+            "fourfold": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "threads": torch.get_num_threads(),
+            "processor": platform.machine(),
+            **{k: v for k, v in self.about.items() if k not in ("format", "system")},
+        }
+        sources, valid = stored(self.sources), stored(self.valid)
+        tree = {
+            **self.about,
+            "fit": {
+                "sources": sources,
+                "valid": valid,
+                "seed": self.seed,
+                "device": self.device_name,
+            },
+            "options": self.system.model_dump(mode="json"),
+        }
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot make this folder ({error.strerror})") from error
+        self._keep_notes()
+        write_text(self.folder / "system.toml", tomli_w.dumps(_without_none(tree)))
+
+    @classmethod
+    def open(cls, name: str | Path, *, device: str | None = None) -> Self:
+        """Open a run folder; executes nothing from it.
+
+        Raises:
+            UserError: no such run, damaged, of an unknown system, or written by a newer version.
+        """
+        from fourfold.core.options import complete, construct
+        from fourfold.core.registry import load_system
+
+        folder = find_run(name)
+        path = folder / "system.toml"
+        about = _migrate(read_toml(path), path)
+        options, fit = about.pop("options", None), about.pop("fit", {})
+        if not isinstance(options, dict) or not isinstance(about.get("system"), str):
+            raise UserError(f"{path}: damaged: it names no system or no options")
+        system = load_system(about["system"])
+        run = cls(
+            construct(system, complete(system, options), where=str(path)),
+            folder=folder,
+            sources=fit.get("sources"),
+            valid=fit.get("valid"),
+            seed=fit.get("seed", 0),
+            device=device
+            or "auto",  # a run moves between machines: where it was made does not bind
+            about=about,
+        )
+        run.notes = _read_notes(folder / "notes.json")
+        return run
+
+    # --- the four parts, opened -----------------------------------------------------------------
+
+    @functools.cached_property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        from fourfold.core.device import choose_device
+
+        return choose_device(self.device_name)
+
+    @property
+    def console(self) -> Console:
+        """Where progress is said; silent unless a face of the library sets another."""
+        if self._console is None:
+            from fourfold.core.console import Silent
+
+            self._console = Silent()
+        return self._console
+
+    @console.setter
+    def console(self, console: Console) -> None:
+        self._console = console
+
+    @property
+    def data(self) -> Data:
+        """The data: with examples while fitting, otherwise the preparation only (see `examples`)."""
+        if self._data is None:
+            if self.folder is None:
+                raise ValueError("this run has no data yet: fit it first")
+            folder = self.folder / "data"
+            if not folder.is_dir():
+                raise UserError(
+                    f"{folder}: missing; the fit was stopped before it had read its data"
+                )
+            try:
+                self._data = self.system.data.restore(folder)
+            except (OSError, KeyError, ValueError) as error:
+                raise UserError(f"{folder}: damaged ({error})") from error
+        return self._data
+
+    @data.setter
+    def data(self, data: Data) -> None:
+        self._data = self._examples = data
+
+    def examples(self) -> Data:
+        """The data with the examples of this run's own source, opened again and checked.
+
+        Raises:
+            UserError: the source is gone or has changed since, or was in memory only.
+        """
+        if self._examples is None:
+            if self.about.get("in_memory") and self.sources is None:
+                raise UserError(
+                    f"{self.folder}: was fitted on data in memory; give the data to use again"
+                )
+            prepared = self.data
+            data = prepared.reopen(self.sources, seed=self.seed, valid=self.valid)
+            if prepared.fingerprint and data.fingerprint != prepared.fingerprint:
+                raise UserError(
+                    f"{self.folder}: its source {describe(self.sources)} has changed since the fit; "
+                    "give the data explicitly, or fit anew"
+                )
+            self._examples = data
+        return self._examples
+
+    @property
+    def model(self) -> nn.Module:
+        """The model with its best weights, in evaluation mode, on the run's device."""
+        if self._model is None:
+            from fourfold.core.state import load_weights
+
+            model = self.system.build(self.data)
+            if self.folder is not None:
+                load_weights(self.folder / "weights.safetensors", model)
+            elif self.best is not None:
+                model.load_state_dict(self.best)
+            self._model = model.to(self.device).eval()
+        return self._model
+
+    @model.setter
+    def model(self, model: nn.Module) -> None:
+        self._model = model
+
+    @property
+    def objective(self) -> Objective:
+        """The objective, prepared for this run."""
+        if self._objective is None:
+            self._objective = self.system.objective.prepare(self)
+        return self._objective
+
+    @objective.setter
+    def objective(self, objective: Objective) -> None:
+        self._objective = objective
+
+    # --- what the search and the systems use ------------------------------------------------------
+
+    def generator(
+        self, purpose: str, number: int = 0, device: str | torch.device = "cpu"
+    ) -> torch.Generator:
+        """A random generator fixed by the run's seed, a purpose and a number; never the training's."""
+        import torch
+
+        digest = hashlib.sha256(f"{self.seed} {purpose} {number}".encode()).digest()
+        generator = torch.Generator(device=device)
+        generator.manual_seed(int.from_bytes(digest[:7], "big"))
+        return generator
+
+    def note(self, sentence: str) -> None:
+        """Say something once, and keep it for the report."""
+        if sentence in self.notes:
+            return
+        self.notes.append(sentence)
+        self.console.say(sentence)
+        self._keep_notes()
+
+    def _keep_notes(self) -> None:
+        if self.notes and self.folder is not None and self.folder.is_dir():
+            from fourfold.core.state import write_text
+
+            write_text(self.folder / "notes.json", json.dumps(self.notes, ensure_ascii=False))
+
+    def keep_weights(self, replacing: dict[str, torch.Tensor] | None = None) -> None:
+        """Keep the model's present weights as the best so far."""
+        if self.folder is not None:
+            from fourfold.core.state import save_weights
+
+            save_weights(self.folder / "weights.safetensors", self.model, replacing)
+        else:
+            state = self.model.state_dict()
+            self.best = {
+                name: (replacing or {}).get(name, value).detach().clone()
+                for name, value in state.items()
+            }
+
+    def preview(self) -> str | Picture | None:
+        """The system's preview, drawn in evaluation mode without touching the training's generators."""
+        return self._apart(lambda: self.system.preview(self))
+
+    def _apart(self, call: Any) -> Any:
+        import torch
+
+        training = self.model.training
+        self.model.eval()
+        devices = [self.device] if self.device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices=devices), torch.no_grad():
+                torch.manual_seed(self.seed)
+                return call()
+        finally:
+            self.model.train(training)
+
+    # --- verbs ------------------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        system = self.__dict__.get("system")
+        known = verbs(system) if system is not None else {}
+        if name not in known:
+            raise AttributeError(
+                f"{getattr(system, 'name', 'this run')} has no verb {name!r}{nearest(name, known)}"
+            )
+        method = functools.partial(known[name], system, self)
+
+        @functools.wraps(known[name])
+        def verb(*args: Any, **kwargs: Any) -> Any:
+            import torch
+
+            with torch.no_grad():
+                result = method(*args, **kwargs)
+            return _without_gradient(result) if inspect.isgenerator(result) else result
+
+        return verb
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *verbs(self.system)]
+
+    def __repr__(self) -> str:
+        place = self.folder or "in memory"
+        return f"<run of {self.system.name}: {place}; verbs: {', '.join(verbs(self.system))}>"
+
+    def _repr_html_(self) -> str:
+        report = self.folder / "report.html" if self.folder else None
+        if report and report.exists():
+            import html
+
+            content = html.escape(report.read_text(encoding="utf-8"))
+            return (
+                f'<iframe srcdoc="{content}" width="100%" height="600" style="border:0"></iframe>'
+            )
+        import html
+
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+
+def _without_gradient(iterator: Iterator[Any]) -> Iterator[Any]:
+    """Draw from a verb's generator with gradients off only while it works, not while its caller does."""
+    import torch
+
+    while True:
+        with torch.no_grad():
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+        yield item
+
+
+def stored(sources: Any) -> list[str] | None:
+    """Sources as `system.toml` keeps them: absolute paths and catalog names; None for data in memory."""
+    if sources is None:
+        return None
+    many = sources if isinstance(sources, (list, tuple)) else [sources]
+    if not all(isinstance(s, (str, os.PathLike)) for s in many):
+        return None
+    return [str(Path(s).resolve()) if Path(s).exists() else str(s) for s in many]
+
+
+def describe(sources: Any) -> str:
+    """Sources in words, for a message."""
+    if sources is None:
+        return "the embedded data"
+    many = sources if isinstance(sources, (list, tuple)) else [sources]
+    if all(isinstance(s, (str, os.PathLike)) for s in many):
+        names = [str(s) for s in many]
+        return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"{type(sources).__name__} in memory"
+
+
+def command_line() -> str:
+    """The exact command, quoted for a shell."""
+    import shlex
+
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def timestamp() -> str:
+    """Local time to the second, ISO 8601."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,72 @@
+"""The few types that verbs speak besides the ecosystem's own (frames, arrays, PIL images)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+DOCUMENT = "document"
+Document = Annotated[str, DOCUMENT]
+"""A text. On the command line: literal text, `@file`, `-` for stdin, or an existing file's name
+(said aloud); over HTTP and from Python only the text itself."""
+
+SOURCE = "source"
+Source = Annotated[Any, SOURCE]
+"""Examples: a path, a glob, several of them, a catalog name, or in-memory data (Python only).
+None means the system's own test split or embedded default."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that a report, a page or a file can hold."""
+
+    title: str
+    png: bytes
+    caption: str = ""
+
+    def save(self, path: str | Path) -> None:
+        """Write the PNG, or convert by extension (.jpg, .webp, .pdf) through Pillow."""
+        path = Path(path)
+        if path.suffix.lower() == ".png":
+            path.write_bytes(self.png)
+        else:
+            import io
+
+            from PIL import Image
+
+            Image.open(io.BytesIO(self.png)).convert("RGB").save(path)
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+
+@dataclass(frozen=True)
+class Score:
+    """Named numbers with their units, in the order in which they should be read."""
+
+    values: dict[str, float]
+    units: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """Sentences a reader should see beside the numbers: what was cut, dropped or unknown."""
+
+    def __getitem__(self, name: str) -> float:
+        return self.values[name]
+
+    def __str__(self) -> str:
+        width = max((len(name) for name in self.values), default=0)
+        lines = [
+            f"{name:<{width}}  {value:,.6g} {self.units.get(name, '')}".rstrip()
+            for name, value in self.values.items()
+        ]
+        return "\n".join([*lines, *self.notes])
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table for a report: a title, column names and rows of plain values."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    caption: str = ""

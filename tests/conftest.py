@@ -1,0 +1,39 @@
+"""One torch thread, fixed cache and runs folders, the registry's test system."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test in its own folder, with its own runs; the cache is shared by the session."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FOURFOLD_RUNS", raising=False)
+    torch.manual_seed(0)
+    yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder of this test session, so that nothing is left in the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("FOURFOLD_CACHE")
+    os.environ["FOURFOLD_CACHE"] = str(folder)
+    if "FOURFOLD_DATA" in os.environ:
+        os.environ["FOURFOLD_DATA"] = str(Path(os.environ["FOURFOLD_DATA"]).resolve())
+    yield folder
+    if before is None:
+        del os.environ["FOURFOLD_CACHE"]
+    else:
+        os.environ["FOURFOLD_CACHE"] = before
