@@ -1,0 +1,271 @@
+"""CSV and TSV, checked before they are parsed: encoding, ragged rows, duplicate names, with the row that is wrong.
+
+One pass over the bytes counts the rows, compares every row's fields with the header and takes the
+SHA-256; polars then parses. Quotes are RFC 4180's.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import csv
+import hashlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from fourfold.core.errors import UserError
+from fourfold.data.rows import IN_MEMORY, Format, Piece, check_names, reading, suffix_of
+
+if TYPE_CHECKING:
+    import polars as pl
+
+BLOCK = 8 << 20
+"""Bytes checked at a time."""
+INFERRED = 10_000
+"""Rows from which a streamed file's types are taken; if a later row disagrees, all rows."""
+
+
+@contextlib.contextmanager
+def decompressed(path: Path) -> Iterator[IO[bytes]]:
+    """A file's bytes, through gzip or Zstandard where its name says so.
+
+    Raises:
+        UserError: Zstandard's package is missing.
+    """
+    if path.suffix.lower() == ".gz":
+        import gzip
+
+        with gzip.open(path, "rb") as stream:
+            yield stream  # type: ignore[misc]
+    elif path.suffix.lower() == ".zst":
+        try:
+            import zstandard
+        except ImportError:
+            raise UserError(
+                f"{path.name}: reading .zst needs pip install 'fourfold[zstd]'"
+            ) from None
+        with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
+            yield stream
+    else:
+        with path.open("rb") as stream:
+            yield stream
+
+
+@contextlib.contextmanager
+def _bytes_of(path: Path, name: str, source: io.BytesIO | None) -> Iterator[IO[bytes]]:
+    if source is not None:
+        source.seek(0)
+        yield source
+        return
+    with reading(name), decompressed(path) as stream:
+        yield stream
+
+
+def open_delimited(path: Path, name: str, source: io.BytesIO | None, how: Format) -> Piece:
+    """Check and open a CSV or TSV file.
+
+    Args:
+        path: the file, `.gz` and `.zst` included.
+        name: of the file, for errors.
+        source: its bytes, if it came through stdin.
+        how: separator, decimal sign, words for missing cells, columns that stay text.
+
+    Raises:
+        UserError: binary, not UTF-8, ragged, with duplicate names, or without rows; the row is named.
+    """
+    with _bytes_of(path, name, source) as stream:
+        separator, names = _header(stream.read(1 << 20), name, path, how)
+    check_names([column or f"column_{i + 1}" for i, column in enumerate(names)], name)
+    with _bytes_of(path, name, source) as stream:
+        check = _Check(name, separator, len(names))
+        while block := stream.read(BLOCK):
+            check.feed(block)
+        check.finish()
+    if check.ragged:
+        with _bytes_of(path, name, source) as stream:
+            # where nothing is raised, a quote stands inside a cell that does not begin with one
+            source, check.rows = _requoted(stream, name, separator, len(names))
+    if check.rows < 1:
+        raise UserError(f"{name}: has a header and no rows")
+    options = _parser(names, separator, how)
+    with reading(name):
+        if source is not None or check.size <= IN_MEMORY:
+            table = _parse(path, name, source, options).head(check.rows)
+            return Piece(name, check.rows, table, check.digest)
+        return Piece(name, check.rows, _stream(path, options), check.digest)
+
+
+def _header(head: bytes, name: str, path: Path, how: Format) -> tuple[str, list[str]]:
+    _check_text(head[:4096], name)
+    text = head.decode("utf-8-sig", "replace").lstrip("\r\n")
+    if not text.strip():
+        raise UserError(f"{name}: empty; expected a table with a header and rows")
+    first = text.splitlines()[0]
+    separator = how.separator
+    if separator is None:
+        separator = "\t" if suffix_of(path) in (".tsv", ".tab") else ","
+        if separator not in first:
+            separator = max(",;\t|", key=first.count)
+    if separator == how.decimal:
+        raise UserError(
+            f"{name}: the separator and the decimal sign are both {separator!r}; give --separator"
+        )
+    names = next(csv.reader(io.StringIO(text), delimiter=separator))
+    return separator, names
+
+
+def _check_text(block: bytes, name: str) -> None:
+    zero = block.find(b"\0")
+    if zero >= 0:
+        raise UserError(
+            f"{name}: binary (a zero byte at byte {zero}); expected a text table such as CSV"
+        )
+
+
+class _Check:
+    """Counts rows, fields and bytes, block by block."""
+
+    def __init__(self, name: str, separator: str, fields: int) -> None:
+        self.name, self.separator, self.fields = name, ord(separator), fields
+        self.rows, self.size, self.ragged = 0, 0, False
+        self._sha = hashlib.sha256()
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._inside, self._separators, self._length = (
+            0,
+            0,
+            0,
+        )  # of the line that a block leaves open
+        self._lines, self._blank = 0, False
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the bytes, decompressed."""
+        return self._sha.hexdigest()
+
+    def feed(self, block: bytes) -> None:
+        """Check the next bytes."""
+        self._sha.update(block)
+        self._check_encoding(block)
+        self.size += len(block)
+        if not self._lines:
+            block = block if self._length else block.lstrip(b"\r\n")  # empty lines above the header
+        found = np.frombuffer(block, np.uint8)
+        lines, marks = found == 10, found == self.separator
+        if self._inside or b'"' in block:
+            quoted = (np.cumsum(found == 34, dtype=np.uint8) + np.uint8(self._inside)) & 1
+            lines, marks = lines & (quoted == 0), marks & (quoted == 0)
+            self._inside = int(quoted[-1])
+        ends = np.flatnonzero(lines)
+        if not len(ends):
+            self._separators += int(marks.sum())
+            self._length += len(block)
+            return
+        before = np.searchsorted(np.flatnonzero(marks), ends)  # separators before each line's end
+        counts = np.diff(before, prepend=0)
+        lengths = np.diff(ends, prepend=-1) - 1 - (found[np.maximum(ends - 1, 0)] == 13)
+        counts[0] += self._separators
+        lengths[0] += self._length
+        self._add(counts, lengths > 0)
+        self._separators = int(marks[ends[-1] :].sum())
+        self._length = len(block) - int(ends[-1]) - 1
+
+    def _check_encoding(self, block: bytes) -> None:
+        held = len(self._decoder.getstate()[0])  # bytes of a character that the last block cut
+        if not block.isascii() or held:
+            try:
+                self._decoder.decode(block)
+            except UnicodeDecodeError as error:
+                at, byte = self.size - held + error.start, error.object[error.start]
+                raise UserError(
+                    f"{self.name}: not UTF-8 at byte {at} ({byte:#04x}); save it as UTF-8"
+                ) from None
+        _check_text(block, self.name)
+
+    def _add(self, counts: np.ndarray, full: np.ndarray) -> None:
+        """Lines that ended: separators in each, and whether anything is in them."""
+        if full.any():
+            last = int(np.flatnonzero(full)[-1])  # empty lines at the end of a file are no rows
+            wrong = counts[: last + 1] != self.fields - 1
+            self.ragged |= bool(wrong.any()) or (self._blank and self.fields > 1)
+            self.rows = self._lines + last
+            self._blank = last + 1 < len(full)
+        else:
+            self._blank |= len(full) > 0
+        self._lines += len(counts)
+
+    def finish(self) -> None:
+        """The last line, which need not end."""
+        if self._length or self._inside:
+            self._add(np.array([self._separators]), np.array([True]))
+            self.ragged |= bool(self._inside)
+
+
+def _requoted(stream: IO[bytes], name: str, separator: str, fields: int) -> tuple[io.BytesIO, int]:
+    """Say which row is ragged; if none is after all, the table with every quote as RFC 4180 has it."""
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")  # type: ignore[arg-type]
+    clean = io.StringIO(newline="")
+    writer = csv.writer(clean, delimiter=separator)
+    rows, blank = -1, False
+    for row in csv.reader(text, delimiter=separator):
+        if not row and fields > 1:
+            blank = rows >= 0
+            continue
+        if blank:
+            raise UserError(
+                f"{name}, row {rows + 1}: empty; expected {fields} fields as in the header"
+            )
+        if row and len(row) != fields:
+            many = len(row) > fields
+            cause = (
+                "quote cells that hold the separator" if many else "a missing cell is left empty"
+            )
+            raise UserError(
+                f"{name}, row {rows + 1}: expected {fields} fields as in the header, got {len(row)}; {cause}"
+            )
+        if clean.tell() > IN_MEMORY:
+            raise UserError(
+                f"{name}: somewhere a quote stands inside a cell that does not begin with one; double it and quote the cell"
+            )
+        writer.writerow(row)
+        rows += 1
+    text.detach()
+    return io.BytesIO(clean.getvalue().encode()), rows
+
+
+def _parser(names: list[str], separator: str, how: Format) -> dict[str, Any]:
+    import polars as pl
+
+    return {
+        "separator": separator,
+        "new_columns": [name or f"column_{i + 1}" for i, name in enumerate(names)],
+        "null_values": list(how.empty) or None,
+        "decimal_comma": how.decimal == ",",
+        "schema_overrides": dict.fromkeys((n for n in names if n in how.text), pl.String) or None,
+    }
+
+
+def _parse(
+    path: Path, name: str, source: io.BytesIO | None, options: dict[str, Any]
+) -> pl.DataFrame:
+    import polars as pl
+
+    with _bytes_of(path, name, source) as stream:
+        data = stream.read()
+    if data[:1] in (b"\r", b"\n"):
+        data = data.lstrip(b"\r\n")
+    return pl.read_csv(data, infer_schema_length=None, **options)
+
+
+def _stream(path: Path, options: dict[str, Any]) -> pl.LazyFrame:
+    import polars as pl
+
+    lazy = pl.scan_csv(path, infer_schema_length=INFERRED, **options)
+    try:
+        lazy.null_count().collect(engine="streaming")
+    except pl.exceptions.ComputeError:
+        lazy = pl.scan_csv(path, infer_schema_length=None, **options)
+    return lazy

@@ -1,0 +1,69 @@
+"""The one loader: examples reached by number, in an order fixed by (seed, epoch), sliced as whole tensors."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from fourfold.core.parts import Batch, Data, Split
+
+
+class Indexed(Data):
+    """Data whose examples have numbers 0..size-1 in each split.
+
+    A subclass says how many there are (`size`) and gathers some of them (`take`); order, position
+    and resume live here.
+    """
+
+    def __init__(self, *, batch: int, seed: int) -> None:
+        self.batch, self.seed = batch, seed
+        self._epoch, self._consumed = 0, 0
+
+    @abstractmethod
+    def take(self, split: Split, index: np.ndarray | slice, epoch: int | None) -> Batch:
+        """Gather examples.
+
+        Args:
+            split: which part.
+            index: (B,) int64 numbers below `count(split, epoch)`, or a slice of them in stored order.
+            epoch: the epoch, for data whose examples differ by epoch; None in stored order.
+        """
+
+    def count(self, split: Split, epoch: int | None) -> int:
+        """Examples in this epoch, where that differs from `size`."""
+        return self.size(split)
+
+    def length(self, split: Split, epoch: int | None = None) -> int:
+        """See `Data.length`."""
+        return -(-self.count(split, epoch) // self.batch)
+
+    def batches(
+        self, split: Split, *, epoch: int | None = None, model: nn.Module | None = None
+    ) -> Iterator[Batch]:
+        """See `Data.batches`."""
+        count = self.count(split, epoch)
+        if epoch is None:
+            for start in range(0, count, self.batch):
+                yield self.take(split, slice(start, min(start + self.batch, count)), None)
+            return
+        order = np.random.default_rng([self.seed, epoch]).permutation(count)
+        if self._epoch != epoch:
+            self._epoch, self._consumed = epoch, 0
+        for start in range(self._consumed * self.batch, count, self.batch):
+            batch = self.take(split, order[start : start + self.batch], epoch)
+            self._consumed += (
+                1  # before the hand-over: a checkpoint is taken after the step on this batch
+            )
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Data.state_dict`."""
+        return {"epoch": self._epoch, "batches": self._consumed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Data.load_state_dict`."""
+        self._epoch, self._consumed = state["epoch"], state["batches"]

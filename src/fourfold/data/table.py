@@ -1,0 +1,267 @@
+"""Tables: CSV, TSV, Parquet, Arrow, JSON lines, frames and arrays as one matrix of prepared columns.
+
+Everything that is fitted (medians, categories, means, deviations) is fitted on the training split
+only. A table of any size works: what does not fit in memory is streamed in stored order, and read
+through a memory-mapped file of prepared rows where the order is random.
+Shapes: B rows of a batch, D prepared columns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import numpy as np
+from annotated_types import Ge
+from pydantic import PositiveInt, model_validator
+
+from fourfold.core.errors import UserError, nearest
+from fourfold.core.parts import Batch, DataOptions, Split
+from fourfold.data.columns import Column, Encoding, Kind
+from fourfold.data.loading import Indexed
+from fourfold.data.rows import Format, Rows
+from fourfold.data.table_files import open_rows
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+Share = Annotated[float, Ge(0)]
+
+
+class Tabular(DataOptions):
+    """Rows of a table, each column prepared by its kind."""
+
+    target: str | None = None
+    """The column to predict."""
+    batch: PositiveInt = 256
+    """Rows in a batch."""
+    kinds: dict[str, Kind] = {}
+    """Kinds of columns that are not to be inferred, as age=number, zip=category, flag=binary or note=drop."""
+    missing: Literal["median", "frequent", "drop", "interpolate", "error"] = "median"
+    """Missing cells: numbers become the training rows' median (or, as categories always, their most frequent
+    value); or their rows are dropped; or interpolated between neighbours (ordered rows); or refused."""
+    indicator: bool = True
+    """Add a 0/1 column for each column with missing cells that are filled."""
+    unseen: Literal["zeros", "other"] = "zeros"
+    """A category that training has not seen: zeros in all its columns, or 1 in a column of its own."""
+    standardize: bool = True
+    """Shift and scale numbers, the target too, to mean 0 and deviation 1 over the training rows."""
+    codes: Literal["category", "number"] = "category"
+    """Whole numbers that are suspected to be codes, as of nationality."""
+    max_categories: Annotated[int, Ge(2)] = 256
+    """Categories of a column at most."""
+    split: tuple[Share, Share, Share] = (0.8, 0.1, 0.1)
+    """Shares of the training, validation and test rows."""
+    ordered: bool = False
+    """Split in stored order, the last rows for the test, instead of at random."""
+    drop: tuple[str, ...] = ()
+    """Columns to leave out."""
+    separator: str | None = None
+    """Between the cells of a text file, one character; None means as the file suggests."""
+    decimal: Literal[".", ","] = "."
+    """Decimal sign in text files."""
+    empty: tuple[str, ...] = ()
+    """Further words for a missing cell in text files, as n/a."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Format of the prepared numbers."""
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        if not 0 < self.split[0] or not np.isclose(sum(self.split), 1):
+            raise ValueError(
+                f"split: expected three shares that sum to 1, the first above 0, got {self.split}"
+            )
+        if self.separator is not None and (
+            len(self.separator) != 1 or not self.separator.isascii()
+        ):
+            raise ValueError(f"separator: expected one ASCII character, got {self.separator!r}")
+        if self.missing == "interpolate" and not self.ordered:
+            raise ValueError("missing interpolate needs ordered rows: set ordered too")
+        return self
+
+    def open(self, sources: Any, *, seed: int = 0, valid: Any = None) -> TableData:
+        """Read a table and fit its preparation on the training rows; see `DataOptions.open`."""
+        from fourfold.data.fitting import fit
+
+        how = Format(self.separator, self.decimal, self.empty, self._text_columns())
+        rows = open_rows(sources, how)
+        held_out = None if valid is None else open_rows(valid, how)
+        return fit(self, rows, held_out, seed)
+
+    def restore(self, folder: Path) -> TableData:
+        """See `DataOptions.restore`."""
+        stored = json.loads((folder / "table.json").read_text(encoding="utf-8"))
+        return TableData(self, Schema.from_json(stored), seed=0)
+
+    def _text_columns(self) -> frozenset[str]:
+        return frozenset(
+            name for name, kind in self.kinds.items() if kind in ("category", "binary")
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """How the target column is read."""
+
+    name: str
+    kind: Literal["number", "category"]
+    classes: tuple[str, ...] = ()
+    mean: float = 0.0
+    scale: float = 1.0
+    """A prepared number is (original - mean) / scale."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """What was fitted: all that preparing other rows takes."""
+
+    encodings: tuple[Encoding, ...]
+    target: Target
+    fingerprint: str = ""
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """The fit's own summary."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Schema:
+        """What `to_json` gave."""
+        encodings = tuple(
+            Encoding(**{**e, "categories": tuple(e["categories"])}) for e in stored["encodings"]
+        )
+        target = Target(**{**stored["target"], "classes": tuple(stored["target"]["classes"])})
+        return cls(encodings, target, stored["fingerprint"], stored["facts"])
+
+
+class TableData(Indexed):
+    """Prepared rows: batches of "features" (B, D) in the options' dtype and "targets" (B,).
+
+    A number's targets are floats, standardized as the features are; a category's are int64 numbers
+    of `classes`. Rows opened without their target give batches without "targets".
+    """
+
+    unit = "rows"
+
+    def __init__(
+        self, options: Tabular, schema: Schema, *, seed: int, rows: Rows | None = None,
+        parts: np.ndarray | None = None, targets: bool = True, notes: Sequence[str] | None = None,
+    ) -> None:  # fmt: skip
+        """Rows under a fitted schema.
+
+        Args:
+            options: how the table is read.
+            schema: what was fitted.
+            seed: fixes the order of epochs.
+            rows: the examples; None for the preparation alone.
+            parts: (rows,) int8: 0 train, 1 valid, 2 test, -1 none.
+            targets: whether the rows have their target.
+            notes: what to tell about these rows; None means what the fit had to tell.
+        """
+        from fourfold.data.prepared import Prepared
+
+        super().__init__(batch=options.batch, seed=seed)
+        self.options, self.schema, self.rows, self.parts = options, schema, rows, parts
+        self.has_targets = targets
+        self.fingerprint = schema.fingerprint
+        self.columns: list[Column] = [c for e in schema.encodings for c in e.columns()]
+        self.prepared = Prepared(self)
+        self._notes = notes
+
+    @property
+    def target(self) -> Target:
+        """The column to predict."""
+        return self.schema.target
+
+    def size(self, split: Split) -> int:
+        """Rows of the split."""
+        return 0 if self.parts is None else int((self.parts == SPLITS.index(split)).sum())
+
+    def take(self, split: Split, index: np.ndarray | slice, epoch: int | None) -> Batch:
+        """See `Indexed.take`."""
+        return self.prepared.take(split, index)
+
+    def batches(
+        self, split: Split, *, epoch: int | None = None, model: nn.Module | None = None
+    ) -> Iterator[Batch]:
+        """See `Data.batches`."""
+        if self.rows is None:
+            raise ValueError("these are preparations without rows: reopen them with a source")
+        if epoch is None and not self.prepared.held and self.prepared.large:
+            return self.prepared.stream(split, self.batch)
+        return super().batches(split, epoch=epoch, model=model)
+
+    def reopen(
+        self,
+        sources: Any,
+        *,
+        seed: int = 0,
+        valid: Any = None,
+        whole: bool = False,
+        targets: bool = True,
+    ) -> TableData:
+        """Other rows under the same preparation; see `Data.reopen`.
+
+        Args:
+            sources, seed, valid, whole: as there.
+            targets: False for rows to predict, of which none is left out for a missing target.
+
+        Raises:
+            UserError: a column is missing, or holds text where training had numbers.
+        """
+        from fourfold.data.fitting import reopen
+
+        return reopen(self, sources, seed, valid, whole=whole, targets=targets)
+
+    def original(self, values: np.ndarray) -> np.ndarray:
+        """Predicted prepared numbers in the target's own units."""
+        return values * self.target.scale + self.target.mean
+
+    def save(self, folder: Path) -> None:
+        """Write `table.json`: kinds, categories and statistics of every column."""
+        from fourfold.core.state import write_text
+
+        folder.mkdir(parents=True, exist_ok=True)
+        stored = dataclasses.replace(self.schema, facts=self.summary()).to_json()
+        write_text(folder / "table.json", json.dumps(stored, ensure_ascii=False, indent=1))
+
+    def summary(self) -> dict[str, Any]:
+        """Rows, split, and for each column its kind, missing cells and what was done about them."""
+        if self._notes is None:
+            return self.schema.facts
+        assert self.rows is not None  # noqa: S101
+        facts: dict[str, Any] = {"source": self.rows.name, "rows": self.rows.count}
+        facts["split"] = {split: self.size(split) for split in SPLITS}
+        return {
+            **facts,
+            **self.schema.facts.get("fitted", {}),
+            "notes": [*self._notes, *self.prepared.notes()],
+        }
+
+
+def text_columns(schema: Schema) -> frozenset[str]:
+    """Columns that were fitted as text, and are read so whatever their cells look like."""
+    return frozenset(e.name for e in schema.encodings if e.storage == "text" and not e.numeric)
+
+
+def fingerprint(options: Tabular, rows: Rows, held_out: Rows | None) -> str:
+    """SHA-256 of the content of the sources and of the options that prepare it."""
+    content = [options.model_dump_json(), rows.digest, held_out.digest if held_out else ""]
+    return hashlib.sha256("\n".join(content).encode()).hexdigest()
+
+
+def column_missing(name: str, columns: Sequence[str], where: str) -> UserError:
+    """The error for a column that is not there."""
+    shown = ", ".join(columns[:12]) + (
+        f" and {len(columns) - 12} more" if len(columns) > 12 else ""
+    )
+    hint = nearest(name, columns)
+    return UserError(
+        f"{where}: no column {name}" + (hint if "did you mean" in hint else f"; it has {shown}")
+    )

@@ -1,0 +1,132 @@
+"""Words as units, in any script, without losing a character.
+
+A word is a run of letters, marks and digits with apostrophes inside ("don't"). Every character of a script
+written without spaces (Chinese, Japanese kana, Thai, Lao, Khmer, Burmese) is a word of its own, so is every
+other character: punctuation, a space, a line end. One space before a word is understood and has no token,
+so that "the" is one entry wherever it stands. Where a word follows punctuation without a space, the token
+<join> says so: `say "no"` is say, space, ", <join>, no, ". The text "<unk>" is read as the unknown token,
+as word corpora write it.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import re
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from fourfold.data.vocabulary import END, UNKNOWN, Decoder, Texts, Vocabulary, limit
+
+JOIN = ""
+"""What the pattern finds where a word follows without a space: the empty string."""
+
+# Thai and Lao, Burmese, Khmer, kana with bopomofo, Han and its extensions, half-width kana
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u312f\u31a0-\u31ff\u3400-\u4dbf"
+    "\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U0001b000-\U0001b16f\U00020000-\U0003fffd"
+)
+
+
+@functools.cache
+def _letter() -> str:
+    r"""A pattern for one character of a word: \w lacks the marks with which many scripts write their vowels."""
+    marks = [n for n in range(sys.maxunicode + 1) if unicodedata.category(chr(n))[0] == "M"]
+    runs = itertools.groupby(enumerate(marks), lambda pair: pair[1] - pair[0])
+    spans = [[code for _, code in run] for _, run in runs]
+    return rf"\w{''.join(f'{chr(span[0])}-{chr(span[-1])}' for span in spans)}"
+
+
+@functools.cache
+def _pattern() -> re.Pattern[str]:
+    """Finds the units of a text, dropping the spaces that are understood."""
+    letter = rf"(?:(?![{_UNSPACED}])[{_letter()}])"
+    no_letter = rf"(?:(?<=[^\s{_letter()}])|(?<=[{_UNSPACED}]))"
+    return re.compile(
+        rf"(?:(?<=\S) (?={letter}|{UNKNOWN}))?"  # a space that is understood
+        rf"({no_letter}(?={letter})|(?<=\S)(?={UNKNOWN})"  # no space where one would be
+        rf"|{UNKNOWN}|{letter}+(?:['\u2019]{letter}+)*|[\s\S])"
+    )
+
+
+def split_words(text: str, before: str = "") -> list[str]:
+    """The units of a text; "" stands for <join>.
+
+    Args:
+        text: the text.
+        before: the character before it in its document, "" at the beginning.
+    """
+    return _pattern().findall(before + text, len(before))
+
+
+class _WordDecoder(Decoder):
+    def __init__(self, vocabulary: Words) -> None:
+        self.vocabulary = vocabulary
+        self.joined = True  # whether what comes next stands without a space
+
+    def push(self, token: int) -> str:
+        words = self.vocabulary
+        if token == words.join:
+            self.joined = True
+            return ""
+        text = words.entries[token]
+        space = "" if self.joined or not words.spaced[token] else " "
+        self.joined = token == words.end or text.isspace()
+        return space + text
+
+
+class Words(Vocabulary):
+    """Words, most frequent first after the end token 0, the unknown token 1 and <join> 2."""
+
+    unit = "word"
+    end, unknown, join = 0, 1, 2
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.entries = [END, UNKNOWN, JOIN, *words]
+        self.counts = np.zeros(len(self.entries), np.int64)
+        self._numbers = {word: number for number, word in enumerate(self.entries) if number > 0}
+        letter = re.compile(rf"{UNKNOWN}|(?![{_UNSPACED}])[{_letter()}]")
+        # whether one space before it is understood
+        self.spaced = [letter.match(entry) is not None for entry in self.entries]
+
+    @classmethod
+    def learn(cls, texts: Texts, size: int | None, min_count: int) -> Words:
+        """Those words of the training split that occur often enough."""
+        counts: Counter[str] = Counter()
+        for text, before in texts():
+            counts.update(split_words(text, before))
+        for special in (JOIN, UNKNOWN):
+            counts.pop(special, None)
+        known = [(word, count) for word, count in counts.items() if count >= min_count]
+        known.sort(key=lambda pair: (-pair[1], pair[0]))
+        words = [word for word, _ in known]
+        return cls(limit(words, size, special=3, what="words", min_count=min_count))
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def encode_many(
+        self, texts: Sequence[str], before: Sequence[str] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        numbers, lengths = [], []
+        for text, character in zip(texts, before or itertools.repeat(""), strict=False):
+            words = split_words(text, character)
+            found = map(self._numbers.get, words, itertools.repeat(self.unknown))
+            numbers.append(np.fromiter(found, np.uint32, len(words)))
+            lengths.append(len(words))
+        flat = np.concatenate(numbers) if numbers else np.zeros(0, np.uint32)
+        return flat, np.array(lengths, np.int64)
+
+    def decoder(self) -> Decoder:
+        return _WordDecoder(self)
+
+    def token(self, number: int) -> str:
+        return "<join>" if number == self.join else self.entries[number]
+
+    def content(self) -> str:
+        return json.dumps({"unit": self.unit, "entries": self.entries[3:]}, ensure_ascii=False)
