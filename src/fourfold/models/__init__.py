@@ -1,0 +1,1 @@
+"""What is searched: plain torch.nn.Modules, one family per file."""
