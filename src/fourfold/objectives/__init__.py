@@ -1,0 +1,1 @@
+"""What is better: losses, games, rewards."""
