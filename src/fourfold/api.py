@@ -1,0 +1,398 @@
+"""Fitting and opening runs from Python; the command line, the page and the estimators call the same."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fourfold.core.console import Console
+from fourfold.core.errors import Interrupted, UserError
+from fourfold.core.options import merge
+from fourfold.core.registry import Entry, index, load_system
+from fourfold.core.run import Run, describe, find_run, new_folder, timestamp
+from fourfold.core.state import latest_checkpoint, load_weights, refused
+from fourfold.core.system import System
+
+if TYPE_CHECKING:
+    from fourfold.look.events import EventLog
+
+BUDGET = {"steps", "epochs", "minutes"}
+
+
+def list_systems() -> dict[str, Entry]:
+    """Every system by name: what it reads, its verbs, its source."""
+    return index()
+
+
+def open(run: str | os.PathLike[str], *, device: str | None = None) -> Run:
+    """Open a run folder, or `last`; its verbs are methods.
+
+    Raises:
+        UserError: no such run, or damaged, or written by a newer version.
+    """
+    return Run.open(os.fspath(run), device=device)
+
+
+def configure(
+    system: str | type[System] | System,
+    options: dict[str, Any],
+    size: str | None = None,
+    base: System | None = None,
+) -> System:
+    """A configured system: defaults, then the preset of a size, then explicit options.
+
+    Raises:
+        UserError: an unknown system, size or option, or a value out of range.
+    """
+    if isinstance(system, System):
+        cls, base = type(system), system
+    else:
+        cls = load_system(system) if isinstance(system, str) else system
+    if size is not None:
+        if size not in cls.sizes:
+            from fourfold.core.errors import nearest
+
+            hint = nearest(size, cls.sizes) if cls.sizes else "; it has no sizes"
+            raise UserError(f"--size {size}: {cls.name} has no such size{hint}")
+        base = merge(cls, cls.sizes[size], base=base, where=f"size {size}")
+    return merge(cls, options, base=base)
+
+
+def fit(
+    system: str | type[System] | System,
+    source: Any = None,
+    *,
+    out: str | os.PathLike[str] | bool | None = None,
+    seed: int = 0,
+    valid: Any = None,
+    size: str | None = None,
+    device: str = "auto",
+    from_: str | os.PathLike[str] | Run | None = None,
+    tensorboard: bool = False,
+    console: Console | None = None,
+    command: str | None = None,
+    **options: Any,
+) -> Run:
+    """Fit a system to data and return the run, with its verbs as methods.
+
+    Args:
+        system: a name (`fourfold list`), a System class, or a configured system.
+        source: paths, globs, catalog names or in-memory data; None takes the embedded default.
+        out: the run's folder; None makes `runs/<system>-<n>`; False keeps the run in memory.
+        seed: fixes split, order, initial weights and noise.
+        valid: sources of the validation split, if it is a file of its own.
+        size: a preset of the system's; explicit options win over it.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        from_: a run whose weights and preparation to begin from, under a new schedule.
+        tensorboard: also write TensorBoard event files.
+        console: where progress is said; silent by default.
+        command: the command line to record in the report.
+        options: fields by full or short name: minutes=5, optimizer={"lr": 3e-4}, **{"data.unit": "byte"}.
+
+    Raises:
+        UserError: something about the input, an option or the output folder is wrong.
+    """
+    other = _other(from_)
+    cls = load_system(system) if isinstance(system, str) else system
+    base = (
+        other.system
+        if other is not None and isinstance(cls, type) and type(other.system) is cls
+        else None
+    )
+    configured = configure(cls, options, size, base)
+    run = Run(
+        configured,
+        folder=_fresh_folder(configured.name, out),
+        sources=source,
+        valid=valid,
+        seed=seed,
+        device=device,
+        about={"created": timestamp(), "command": command or _python_call(configured.name, source)},
+    )
+    if console is not None:
+        run.console = console
+    if other is not None and other.folder is not None:
+        run.about["from"] = str(other.folder.resolve())
+    _begin(run, source, valid)
+    return _search(run, tensorboard)
+
+
+def resume(
+    name: str | os.PathLike[str],
+    *,
+    system: str | None = None,
+    device: str | None = None,
+    source: Any = None,
+    console: Console | None = None,
+    tensorboard: bool = False,
+    **options: Any,
+) -> Run:
+    """Go on exactly where a run was stopped.
+
+    Args:
+        name: the run.
+        system: what the user believes it is, to be checked.
+        device: where to go on; may differ from before.
+        source: the data again, where it was in memory only.
+        options: a changed budget; any other changed option is refused.
+
+    Raises:
+        UserError: no such run, another system, a changed option, a changed source, a damaged checkpoint.
+    """
+    run = Run.open(os.fspath(name), device=device)
+    if system is not None and system != run.system.name:
+        raise UserError(f"{run.folder}: is a run of {run.system.name}, not of {system}")
+    if console is not None:
+        run.console = console
+    changed = merge(type(run.system), options, base=run.system)
+    for path, before, after in _differences(run.system.model_dump(), changed.model_dump()):
+        if path.split(".")[-1] not in BUDGET:
+            raise UserError(
+                f"--resume goes on exactly, so {path} stays {before!r} (got {after!r}); "
+                f"for other options begin a new run on the old weights: --from {run.folder}"
+            )
+    run.system = changed
+    if source is not None:
+        run.sources = source
+    _say_differences(run)
+    data = run.data.reopen(run.sources, seed=run.seed, valid=run.valid)
+    if run.data.fingerprint and data.fingerprint != run.data.fingerprint:
+        raise UserError(
+            f"{run.folder}: its source {describe(run.sources)} has changed since it was fitted, so it cannot "
+            f"go on exactly; begin a new run on the old weights: --from {run.folder}"
+        )
+    run.data = data
+    run.save_configuration()
+    _build(run)
+    return _search(run, tensorboard)
+
+
+def _other(from_: Any) -> Run | None:
+    if from_ is None or isinstance(from_, Run):
+        return from_
+    return Run.open(os.fspath(from_))
+
+
+def _fresh_folder(name: str, out: Any) -> Path | None:
+    if out is False:
+        return None
+    folder = new_folder(name) if out is None or out is True else Path(out)
+    if (folder / "system.toml").exists():
+        raise UserError(
+            f"{folder}: holds a run already; --resume {folder} goes on with it, another --out begins a new one"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; --out names a folder")
+    parent = folder if folder.exists() else next(p for p in folder.absolute().parents if p.exists())
+    if not parent.is_dir():
+        raise UserError(f"{folder}: {parent} is a file; --out names a folder")
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"{folder}: no permission to write in {parent}")
+    return folder
+
+
+def _begin(run: Run, source: Any, valid: Any) -> None:
+    """Open the data, build the model, write the configuration."""
+    other = _other(run.about.get("from"))
+    began = time.perf_counter()
+    torch.manual_seed(run.seed)
+    if (
+        other is not None
+        and other.folder is not None
+        and type(other.system.data) is type(run.system.data)
+    ):
+        prepared = run.system.data.restore(other.folder / "data")
+        run.data = prepared.reopen(source, seed=run.seed, valid=valid)
+    else:
+        run.data = run.system.data.open(source, seed=run.seed, valid=valid)
+    run.about["data_seconds"] = round(time.perf_counter() - began, 3)
+    if source is not None and run.sources is not None:
+        from fourfold.core.run import stored
+
+        if stored(source) is None:
+            run.about["in_memory"] = True
+    run.device  # noqa: B018  # an unknown device is an error before anything is written
+    _build(run)
+    if run.folder is not None:
+        with _room_in(run.folder):
+            run.folder.mkdir(parents=True, exist_ok=True)
+            run.data.save(run.folder / "data")
+    run.save_configuration()  # last: what has a system.toml can be resumed
+    for sentence in run.data.summary().get("notes", ()):
+        run.note(sentence)
+
+
+def _build(run: Run) -> None:
+    torch.manual_seed(run.seed)
+    model = run.system.build(run.data).to(run.device)
+    origin = run.about.get("from")
+    if origin and not (run.folder and latest_checkpoint(run.folder / "checkpoints")):
+        load_weights(find_run(origin) / "weights.safetensors", model)
+    run.model = model
+    run.objective = run.system.objective.prepare(run)
+    # what building draws depends on the model; the search begins from a state of its own
+    torch.manual_seed(run.seed + 1)
+
+
+def _search(run: Run, tensorboard: bool) -> Run:
+    events = _events(run) if tensorboard else None
+    began = time.perf_counter()
+    try:
+        run.about["finished"] = False
+        with _room_in(run.folder):
+            run.system.optimizer.minimize(run.objective, run.model, run.data, run)
+        run.about["finished"] = True
+    except Interrupted:
+        _finish(run, began)
+        raise
+    finally:
+        if events is not None:
+            events.close()
+    _finish(run, began)
+    return run
+
+
+@contextlib.contextmanager
+def _room_in(folder: Path | None) -> Iterator[None]:
+    """Say in one sentence that a file could not be written for want of space or permission."""
+    try:
+        yield
+    except OSError as error:
+        why = refused(error)
+        if why is None or folder is None:
+            raise
+        raise UserError(f"{error.filename or folder}: {why} to write it") from error
+
+
+def _events(run: Run) -> EventLog:
+    from fourfold.look.events import EventLog
+
+    if run.folder is None:
+        raise UserError("--tensorboard needs a folder to write to; this run lives in memory")
+    events = EventLog(run.folder)
+    run.metrics.watchers.append(events.log)
+    return events
+
+
+def _finish(run: Run, began: float) -> None:
+    """The best weights into the model, timings into the configuration, the report."""
+    run.about["fit_seconds"] = round(
+        run.about.get("fit_seconds", 0.0) + time.perf_counter() - began, 3
+    )
+    if run.folder is None:
+        if run.best is not None:
+            run.model.load_state_dict(run.best)
+        run.model.eval()
+        return
+    load_weights(run.folder / "weights.safetensors", run.model)
+    run.model.eval()
+    run.save_configuration()
+    from fourfold.look.report import of, write
+
+    write(run.folder / "report.html", of(run))
+
+
+def _say_differences(run: Run) -> None:
+    import platform
+
+    now = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "processor": platform.machine(),
+    }
+    differing = [
+        f"{k} was {run.about[k]} and is {v}" for k, v in now.items() if run.about.get(k, v) != v
+    ]
+    if differing:
+        run.note(f"Going on under other conditions, so not bit for bit: {', '.join(differing)}.")
+
+
+def _differences(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in {**before, **after}:
+            yield from _differences(
+                before.get(key), after.get(key), f"{path}.{key}" if path else key
+            )
+    elif before != after:
+        yield path, before, after
+
+
+def _python_call(name: str, source: Any) -> str:
+    shown = "" if source is None else f", {describe(source)!r}"
+    return f"fourfold.fit({name!r}{shown}, ...)"
+
+
+def plan(
+    system: str | type[System] | System, source: Any = None, *, steps: int = 5, **arguments: Any
+) -> dict[str, Any]:
+    """What a fit would take: memory by kind and seconds per step, measured on a few steps in memory.
+
+    Args:
+        system: as for `fit`.
+        source: as for `fit`.
+        steps: how many steps to time.
+        arguments: the other arguments of `fit` (out, console and command are not used).
+    """
+    from fourfold.optimizers.gradient import Gradient
+    from fourfold.optimizers.memory import estimate
+    from fourfold.optimizers.search import Search
+
+    keep = {k: arguments.pop(k, None) for k in ("valid", "size", "device", "seed", "from_")}
+    for name in ("out", "console", "command", "tensorboard"):
+        arguments.pop(name, None)
+    other = _other(keep["from_"])
+    cls = load_system(system) if isinstance(system, str) else system
+    base = (
+        other.system
+        if other is not None and isinstance(cls, type) and type(other.system) is cls
+        else None
+    )
+    configured = configure(cls, arguments, keep["size"], base)
+    run = Run(
+        configured,
+        sources=source,
+        valid=keep["valid"],
+        seed=keep["seed"] or 0,
+        device=keep["device"] or "auto",
+    )
+    if other is not None and other.folder is not None:
+        run.about["from"] = str(other.folder)
+    _begin(run, source, keep["valid"])
+    parameters = sum(p.numel() for p in run.model.parameters())
+    result: dict[str, Any] = {
+        "system": configured.name,
+        "parameters": parameters,
+        "examples": {s: run.data.size(s) for s in ("train", "valid", "test")},
+        "notes": run.notes,
+    }
+    if not isinstance(configured.optimizer, Gradient):
+        result["memory"] = {"weights": 4 * parameters}
+        return result
+    config = configured.optimizer
+    result["memory"] = estimate(config, run.objective, run.model, run.data, run.device)
+    search = Search(config, run.objective, run.model, run.data, run)
+    times = []
+    run.model.train()
+    for batches, _ in zip(search._batches(), range(steps), strict=False):
+        began = time.perf_counter()
+        search.step(batches)
+        if run.device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    result["seconds_per_step"] = sorted(times)[len(times) // 2]
+    if search.budget.steps:
+        result["steps"] = search.budget.steps
+        result["seconds"] = search.budget.steps * result["seconds_per_step"]
+    else:
+        result["seconds"] = 60 * (search.budget.minutes or 0)
+        result["steps"] = int(result["seconds"] / result["seconds_per_step"])
+    return result
+
+
+__all__ = ["configure", "fit", "list_systems", "open", "plan", "resume"]

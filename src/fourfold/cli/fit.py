@@ -1,0 +1,261 @@
+"""`fourfold fit SYSTEM [DATA ...]`."""
+
+from __future__ import annotations
+
+import inspect
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from fourfold.cli.parse import flag, of_option, parse, positional
+from fourfold.core.errors import UserError, nearest
+from fourfold.core.registry import index, load_system
+
+
+def common_flags() -> list[inspect.Parameter]:
+    """Options that every fit has."""
+    return [
+        flag("out", ["--out", "-o"], str, "Folder of the run.", "runs/<system>-<n>"),
+        flag("seed", ["--seed"], str, "Fixes split, order, initial weights and noise.", 0),
+        flag(
+            "seeds",
+            ["--seeds"],
+            str,
+            "Fit this many times with successive seeds; mean and deviation are printed.",
+            1,
+        ),
+        flag("size", ["--size"], str, "A preset of the system's; explicit options win over it."),
+        flag("valid", ["--valid"], str, "File of the validation split."),
+        flag("device", ["--device"], str, "cpu, cuda, cuda:1, mps.", "auto"),
+        flag("resume", ["--resume"], str, "Go on exactly where this run was stopped."),
+        flag("from_", ["--from"], str, "Begin from this run's weights, under a new schedule."),
+        flag("dry_run", ["--dry-run"], bool, "Say memory and time per step, train nothing."),
+        flag("tensorboard", ["--tensorboard"], bool, "Also write TensorBoard event files."),
+        flag("quiet", ["--quiet", "-q"], bool, "Say nothing but errors."),
+        flag("json", ["--json"], bool, "One JSON object a line, for machines."),
+        flag("debug", ["--debug"], bool, "Show the traceback of an error."),
+    ]
+
+
+def fit_parameters(cls: Any) -> list[inspect.Parameter]:
+    """Every flag of a system's fit, grouped by part."""
+    from fourfold.core.options import options, short_names
+
+    order = {"Model": 1, "Data": 2, "Objective": 3, "Optimizer": 4}
+    short = {path: name for name, path in short_names(cls).items()}
+    parameters = [
+        positional(
+            "sources",
+            "Files, folders, globs, catalog names, or - for stdin; none takes the embedded data.",
+            many=True,
+        )
+    ]
+    for path, option in options(cls).items():
+        is_short = path in short and len(path) > 1
+        rank = order.get(
+            path[0].capitalize() if path[0] in ("data", "objective", "optimizer") else "Model", 5
+        )
+        parameters.append(of_option(option, is_short, rank))
+    return [*parameters, *common_flags()]
+
+
+def fit_command(tokens: list[str]) -> None:
+    """Train a system on data."""
+    if not tokens or tokens[0] in ("-h", "--help"):
+        from fourfold.cli.help import fit_overview
+
+        return fit_overview()
+    name, rest = tokens[0], tokens[1:]
+    given: dict[str, Any] = {}
+    if name.endswith(".toml"):
+        given = _from_toml(Path(name))
+        name = given["system"]
+    elif name == "--resume" and rest:
+        from fourfold.core.run import Run
+
+        name, rest = Run.open(rest[0]).system.name, tokens
+    elif name.startswith("-"):
+        raise UserError(
+            f"fit: the system comes first: fourfold fit SYSTEM [DATA ...]{nearest('', index())}"
+        )
+    cls = load_system(name)
+    text = f"{(cls.__doc__ or '').strip()}\n\n{(sys.modules[cls.__module__].__doc__ or '').strip()}"
+    parsed = parse(f"fourfold fit {name}", text, fit_parameters(cls), rest, loose=True)
+    if parsed is None:
+        return None
+    sources, values = parsed
+    overrides = {_option_name(k): v for k, v in values.items() if k.startswith("o_") or "." in k}
+    common = {k: v for k, v in values.items() if not (k.startswith("o_") or "." in k)}
+    for number in ("seed", "seeds"):
+        if number in common:
+            common[number] = _whole(number, common[number])
+    _run_fit(name, list(sources), given, overrides, common)
+    return None
+
+
+def _option_name(key: str) -> str:
+    return key[2:].replace("__", ".") if key.startswith("o_") else key
+
+
+def _whole(name: str, text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise UserError(f"--{name}: expected a whole number, got {text!r}") from None
+    if value < (1 if name == "seeds" else 0):
+        raise UserError(
+            f"--{name}: expected {'1' if name == 'seeds' else '0'} or more, got {value}"
+        )
+    return value
+
+
+def _from_toml(path: Path) -> dict[str, Any]:
+    from fourfold.core.run import read_toml
+
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    tree = read_toml(path)
+    if not isinstance(tree.get("system"), str):
+        raise UserError(f'{path}: names no system; expected a line such as system = "gpt"')
+    known = {"format", "system", "fit", "options"}
+    if "format" not in tree:
+        # written by hand: only what differs from the defaults
+        for key in tree:
+            if key not in known:
+                raise UserError(f"{path}: unknown key {key}{nearest(key, known)}")
+    return {**tree, "path": str(path)}
+
+
+def _base(name: str, given: dict[str, Any]) -> Any:
+    if not given:
+        return None
+    from fourfold.core.options import complete, construct, merge
+
+    cls = load_system(name)
+    options = given.get("options", {})
+    if "format" in given:
+        return construct(cls, complete(cls, options), where=given["path"])
+    return merge(cls, options, where=given["path"])
+
+
+def _run_fit(
+    name: str,
+    sources: list[str],
+    given: dict[str, Any],
+    overrides: dict[str, Any],
+    common: dict[str, Any],
+) -> None:
+    from fourfold import api
+    from fourfold.core.console import make_console
+    from fourfold.core.run import command_line
+
+    saved = given.get("fit", {})
+    source: Any = sources or saved.get("sources")
+    if isinstance(source, list) and len(source) == 1:
+        source = source[0]
+    quiet, as_json = common.pop("quiet", False), common.pop("json", False)
+    common.pop("debug", None)
+    seeds = common.pop("seeds", 1)
+    resumed = common.pop("resume", None)
+    arguments = {k: saved[k] for k in ("valid", "seed", "device") if k in saved}
+    arguments.update(common)
+    system = _base(name, given) or name
+    console = make_console(quiet=quiet, json=as_json)
+    if arguments.pop("dry_run", False):
+        return _say_plan(api.plan(system, source, **arguments, **overrides), as_json)
+    if resumed:
+        refused = [k for k in ("out", "seed", "size", "valid", "from_") if k in common]
+        if refused:
+            raise UserError(
+                f"--resume goes on exactly, so --{refused[0].rstrip('_')} cannot be changed"
+            )
+        run = api.resume(
+            resumed, system=name, source=source, device=common.get("device"), console=console,
+            tensorboard=bool(common.get("tensorboard")), **overrides,
+        )  # fmt: skip
+        return _say_end([run], console, as_json)
+    runs = []
+    first = arguments.pop("seed", 0)
+    out = arguments.pop("out", None)
+    for number in range(seeds):
+        folder = out if out is None or seeds == 1 else f"{out}-seed{first + number}"
+        runs.append(
+            api.fit(
+                system,
+                source,
+                out=folder,
+                seed=first + number,
+                console=console,
+                command=command_line(),
+                **arguments,
+                **overrides,
+            )
+        )
+        console = make_console(quiet=quiet, json=as_json)
+    return _say_end(runs, console, as_json)
+
+
+def _say_end(runs: list[Any], console: Any, as_json: bool) -> None:
+    from fourfold.core.system import verbs
+
+    run = runs[-1]
+    last = {}
+    results = [_final(r) for r in runs]
+    for key in results[0]:
+        values = [r[key] for r in results if key in r]
+        last[key] = (
+            statistics.fmean(values),
+            statistics.stdev(values) if len(values) > 1 else None,
+        )
+    if as_json:
+        import json
+
+        print(
+            json.dumps({"event": "end", "runs": [str(r.folder) for r in runs], "results": results}),
+            flush=True,
+        )
+        return
+    for key, (mean, deviation) in last.items():
+        spread = f" ± {deviation:.3g} over {len(runs)} seeds" if deviation is not None else ""
+        console.say(f"{key}: {mean:.5g}{spread}")
+    console.say(f"The run is in {run.folder}; its report: {run.folder}/report.html")
+    offered = [v for v in ("generate", "predict", "sample", "evaluate") if v in verbs(run.system)]
+    console.say(
+        f"Next: fourfold {offered[0] if offered else 'show'} {run.folder} ...   (its verbs: {', '.join(verbs(run.system))})"
+    )
+
+
+def _final(run: Any) -> dict[str, float]:
+    """The best of each validation measure, or the last training loss."""
+    best: dict[str, float] = {}
+    names = {k for line in run.metrics.lines for k in line if k.startswith("valid.")}
+    if names:
+        rows = [line for line in run.metrics.lines if any(k in line for k in names)]
+        first = next(k for k in rows[0] if k in names)
+        row = min(rows, key=lambda r: r.get(first, float("inf")))
+        best = {k: row[k] for k in row if k in names}
+    elif run.metrics.lines:
+        best = {k: v for k, v in run.metrics.lines[-1].items() if k.endswith("loss")}
+    return best
+
+
+def _say_plan(plan: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        import json
+
+        print(json.dumps(plan))
+        return
+    print(f"{plan['system']}: {plan['parameters']:,} parameters")
+    print("examples: " + ", ".join(f"{k} {v:,}" for k, v in plan["examples"].items()))
+    from fourfold.optimizers.memory import in_words as bytes_in_words
+
+    memory = plan["memory"]
+    for kind, size in {**memory, "together": sum(memory.values())}.items():
+        print(f"memory, {kind}: {bytes_in_words(size)}")
+    if "seconds_per_step" in plan:
+        print(
+            f"a step: {1000 * plan['seconds_per_step']:.3g} ms; {plan['steps']:,} steps in about {plan['seconds'] / 60:.3g} minutes"
+        )
+    for note in plan["notes"]:
+        print(note)
