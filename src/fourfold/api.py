@@ -14,7 +14,7 @@ import torch
 from fourfold.core.console import Console
 from fourfold.core.errors import Interrupted, UserError
 from fourfold.core.options import merge
-from fourfold.core.registry import Entry, index, load_system
+from fourfold.core.registry import Entry, index, load_system, register
 from fourfold.core.run import Run, describe, find_run, new_folder, timestamp
 from fourfold.core.state import latest_checkpoint, load_weights, refused
 from fourfold.core.system import System
@@ -54,6 +54,8 @@ def configure(
         cls, base = type(system), system
     else:
         cls = load_system(system) if isinstance(system, str) else system
+    if cls.name not in index():
+        register(cls)  # so that its runs can be opened again in this process
     if size is not None:
         if size not in cls.sizes:
             from fourfold.core.errors import nearest
@@ -160,6 +162,8 @@ def resume(
     run.system = changed
     if source is not None:
         run.sources = source
+    elif run.about.get("in_memory"):
+        raise UserError(f"{run.folder}: was fitted on data in memory; give the data to go on with")
     _say_differences(run)
     data = run.data.reopen(run.sources, seed=run.seed, valid=run.valid)
     if run.data.fingerprint and data.fingerprint != run.data.fingerprint:

@@ -1,0 +1,188 @@
+"""GPT training: tokens a second, and validation loss against time, beside a plain module of nanoGPT's shape.
+
+    python -m benchmarks.gpt_train speed
+    python -m benchmarks.gpt_train quality --minutes 1 --seeds 3
+
+The peer trains in float32, as nanoGPT does on a CPU, and with bfloat16 autocast; its batch and
+learning rate are the best of a small grid for each time. Both see the first 90% of tiny Shakespeare
+by characters and are measured on the whole last 10%.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from typing import Any
+
+import torch
+
+import fourfold
+from benchmarks.nanogpt import NanoGPT, train, whole_loss
+from benchmarks.side_by_side import alternate, data_file, keep, medians, ratio
+from fourfold import api
+from fourfold.core.run import Run
+from fourfold.optimizers.search import Search
+
+SHAPES = {"4x128x128": (4, 128, 4, 128), "6x384x256": (6, 384, 6, 256)}
+"""layers, width, heads, window"""
+PEER_GRID = {
+    1.0: [(12, 1e-3), (12, 3e-3), (32, 3e-3), (64, 3e-3)],
+    5.0: [(12, 1e-3), (12, 3e-3), (32, 3e-3), (64, 3e-3)],
+}
+"""minutes: (batch, lr) that are tried; nanoGPT ships batch 12 and lr 1e-3 for this set on a CPU."""
+
+
+def text() -> str:
+    return data_file("tinyshakespeare/input.txt").read_text(encoding="utf-8")
+
+
+def encoded() -> tuple[torch.Tensor, torch.Tensor, int]:
+    content = text()
+    characters = sorted(set(content))
+    table = {c: i for i, c in enumerate(characters)}
+    tokens = torch.tensor([table[c] for c in content])
+    cut = int(0.9 * len(tokens))
+    return tokens[:cut], tokens[cut:], len(characters)
+
+
+def our_options(shape: str) -> dict[str, Any]:
+    layers, width, heads, window = SHAPES[shape]
+    return {
+        "layers": layers, "width": width, "heads": heads, "data.unit": "character", "data.window": window,
+        "data.split": (0.9, 0.1, 0.0), "optimizer.evaluate_every": "100%", "optimizer.checkpoint_every": "1000m",
+    }  # fmt: skip
+
+
+def our_search(shape: str, batch: int) -> Search:
+    options = {**our_options(shape), "data.batch": batch, "optimizer.steps": 1_000_000}
+    run = Run(api.configure("gpt", options))
+    source = str(data_file("tinyshakespeare/input.txt"))
+    api._begin(run, source, None)
+    run.model.train()
+    return Search(run.system.optimizer, run.objective, run.model, run.data, run)  # type: ignore[arg-type]
+
+
+def speed(rounds: int, seconds: float) -> dict[str, Any]:
+    """Tokens a second through each loop, as its user would have it."""
+    result = {}
+    train_tokens, _, vocabulary = encoded()
+    for shape, (layers, width, heads, window) in SHAPES.items():
+
+        def ours(batch: int, shape: str = shape, window: int = window) -> float:
+            search = our_search(shape, batch)
+            steps = search._batches()
+            for _ in range(2):
+                search.step(next(steps))
+            began, count = time.perf_counter(), 0
+            while time.perf_counter() - began < seconds:
+                search.step(next(steps))
+                count += 1
+            return count * batch * window / (time.perf_counter() - began)
+
+        def peer(
+            bf16: bool,
+            batch: int,
+            layers: int = layers,
+            width: int = width,
+            heads: int = heads,
+            window: int = window,
+        ) -> float:
+            torch.manual_seed(0)
+            model = NanoGPT(vocabulary, width, layers, heads, window)
+            train(
+                train_tokens,
+                model,
+                window=window,
+                batch=batch,
+                lr=1e-3,
+                seconds=1,
+                steps=2,
+                bf16=bf16,
+            )
+            began = time.perf_counter()
+            steps = train(
+                train_tokens, model, window=window, batch=batch, lr=1e-3, seconds=seconds, bf16=bf16
+            )
+            return steps * batch * window / (time.perf_counter() - began)
+
+        best = {}
+        for bf16 in (False, True):  # the peer's batch is tuned for speed
+            best[bf16] = max((8, 16, 32, 64), key=lambda b: peer(bf16, b))  # noqa: B023
+        our_batch = max((16, 32, 64), key=lambda b: ours(b))  # noqa: B023
+        values = alternate(
+            {
+                "fourfold": lambda: ours(our_batch),  # noqa: B023
+                "nanoGPT float32": lambda: peer(False, best[False]),  # noqa: B023
+                "nanoGPT bfloat16": lambda: peer(True, best[True]),  # noqa: B023
+            },
+            rounds,
+        )
+        result[f"tokens a second, {shape}"] = {
+            **{k: round(v) for k, v in medians(values).items()},
+            "batch": {
+                "fourfold": our_batch,
+                "nanoGPT float32": best[False],
+                "nanoGPT bfloat16": best[True],
+            },
+            "times float32": round(ratio(values, "fourfold", "nanoGPT float32"), 2),
+            "times bfloat16": round(ratio(values, "fourfold", "nanoGPT bfloat16"), 2),
+        }
+        print(shape, result[f"tokens a second, {shape}"], flush=True)
+    return result
+
+
+def quality(minutes: float, seeds: int, peers: bool) -> dict[str, Any]:
+    """Loss on the whole validation split after so many minutes of training, 4 x 128 x 128."""
+    train_tokens, valid_tokens, vocabulary = encoded()
+    layers, width, heads, window = SHAPES["4x128x128"]
+    source = str(data_file("tinyshakespeare/input.txt"))
+    found: dict[str, Any] = {"fourfold": []}
+    for seed in range(seeds):
+        run = fourfold.fit(
+            "gpt", source, out=False, seed=seed, minutes=minutes, **our_options("4x128x128")
+        )
+        valid = torch.from_numpy(
+            run.data.vocabulary.encode(text())[-len(valid_tokens) :].astype("int64")
+        )  # type: ignore[attr-defined]
+        found["fourfold"].append(whole_loss(run.model, valid, window))
+        print("fourfold", seed, found["fourfold"][-1], flush=True)
+
+    def peer(bf16: bool, batch: int, lr: float, seed: int, seconds: float) -> float:
+        torch.manual_seed(seed)
+        model = NanoGPT(vocabulary, width, layers, heads, window)
+        train(train_tokens, model, window=window, batch=batch, lr=lr, seconds=seconds, bf16=bf16)
+        model.eval()
+        return whole_loss(model, valid_tokens, window)
+
+    if peers:
+        found["nanoGPT float32 as shipped (batch 12, lr 1e-3)"] = peer(
+            False, 12, 1e-3, 0, 60 * minutes
+        )
+        print(found, flush=True)
+        for bf16 in (False, True):
+            grid = PEER_GRID.get(minutes, PEER_GRID[1.0])
+            scores = {f"batch {b}, lr {lr:g}": peer(bf16, b, lr, 0, 60 * minutes) for b, lr in grid}
+            found[f"nanoGPT {'bfloat16' if bf16 else 'float32'}, tuned"] = scores
+            print(scores, flush=True)
+    found["median"] = statistics.median(found["fourfold"])
+    return {f"loss after {minutes:g} min, 4x128x128": found}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", nargs="?", choices=["speed", "quality", "all"], default="all")
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each speed measurement")
+    parser.add_argument("--no-peers", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.what in ("speed", "all"):
+        keep("gpt_train", speed(arguments.rounds, arguments.seconds))
+    if arguments.what in ("quality", "all"):
+        keep("gpt_train", quality(arguments.minutes, arguments.seeds, not arguments.no_peers))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The guides, and what generates the pages that follow from the code."""

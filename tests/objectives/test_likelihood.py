@@ -1,0 +1,99 @@
+"""NextToken against torch's cross-entropy."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from fourfold.objectives import likelihood
+from fourfold.objectives.likelihood import NextToken, cross_entropy
+
+
+class Fixed(nn.Module):
+    """Says the same logits whatever it is given."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.logits
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 30), st.integers(1, 9), st.sampled_from([1, 7, 1 << 18]), st.integers(0, 99))
+def test_cross_entropy_equals_torch(rows: int, entries: int, chunk: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    logits = (5 * torch.randn(rows, entries, dtype=torch.float64)).requires_grad_()
+    targets = torch.randint(entries, (rows,))
+    targets[torch.rand(rows) < 0.3] = -100
+    oracle = F.cross_entropy(logits, targets, reduction="sum")
+    before, likelihood.CHUNK = likelihood.CHUNK, chunk
+    try:
+        ours = cross_entropy(logits, targets)
+    finally:
+        likelihood.CHUNK = before
+    torch.testing.assert_close(ours, oracle, rtol=1e-10, atol=1e-12)
+    mine, true = (torch.autograd.grad(loss * 0.5, logits)[0] for loss in (ours, oracle))
+    torch.testing.assert_close(mine, true, rtol=1e-10, atol=1e-12)
+
+
+def test_cross_entropy_in_bfloat16_sums_in_float32() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(5000, 17).bfloat16().requires_grad_()
+    targets = torch.randint(17, (5000,))
+    ours = cross_entropy(logits, targets)
+    wide = logits.detach().float().requires_grad_()
+    oracle = F.cross_entropy(wide, targets, reduction="sum")
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, oracle)
+    (mine,), (true,) = torch.autograd.grad(ours, logits), torch.autograd.grad(oracle, wide)
+    torch.testing.assert_close(mine.float(), true, rtol=0.01, atol=1e-3)
+
+
+def test_gradcheck() -> None:
+    torch.manual_seed(0)
+    model = Fixed(torch.randn(2, 3, 5, dtype=torch.float64))
+    batch = {"tokens": torch.zeros(2, 3).long(), "targets": torch.tensor([[0, 4, -100], [1, 1, 2]])}
+
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        return next(NextToken().losses(lambda tokens: logits, batch)).loss  # type: ignore[arg-type]
+
+    assert torch.autograd.gradcheck(loss, (model.logits,))
+
+
+def test_what_is_ignored_does_not_count() -> None:
+    logits = torch.zeros(1, 4, 8)
+    batch = {"tokens": torch.zeros(1, 4).long(), "targets": torch.tensor([[3, -100, 5, -100]])}
+    (move,) = NextToken().losses(Fixed(logits), batch)
+    assert (move.player, float(move.weight)) == ("model", 2)
+    assert float(move.loss.detach()) == pytest.approx(2 * math.log(8))
+    measured = NextToken().measure(Fixed(logits), batch)
+    assert list(measured) == ["loss"] and float(measured["loss"][1]) == 2
+
+
+def test_another_number_to_ignore() -> None:
+    batch = {"tokens": torch.zeros(1, 2).long(), "targets": torch.tensor([[0, 1]])}
+    (move,) = NextToken(ignore=0).losses(Fixed(torch.zeros(1, 2, 8)), batch)
+    assert float(move.weight) == 1 and float(move.loss.detach()) == pytest.approx(math.log(8))
+
+
+def test_nothing_counts() -> None:
+    batch = {"tokens": torch.zeros(1, 2).long(), "targets": torch.full((1, 2), -100)}
+    model = Fixed(torch.randn(1, 2, 8))
+    (move,) = NextToken().losses(model, batch)
+    move.loss.backward()
+    assert float(move.weight) == 0 and float(move.loss.detach()) == 0
+    assert model.logits.grad is not None and not model.logits.grad.any()
+
+
+def test_shapes_that_differ() -> None:
+    batch = {"tokens": torch.zeros(1, 3).long(), "targets": torch.zeros(1, 2).long()}
+    with pytest.raises(ValueError, match=r"targets \(B, T\)"):
+        next(NextToken().losses(Fixed(torch.zeros(1, 3, 8)), batch))
