@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.side_by_side import alternate, keep, medians, ratio
-from fourfold.models.generation import generate
+from fourfold.models.generation import Sampling, generate
 from fourfold.models.llama import save_llama
 from fourfold.models.transformer import Transformer
 
@@ -43,7 +43,7 @@ def measure(shape: str, tokens: int = 200, rounds: int = 5) -> dict[str, Any]:
     def ours() -> float:
         began = time.perf_counter()
         count = sum(
-            1 for _ in generate(model, [prompt[0].tolist()], tokens=tokens, temperature=0.0)
+            1 for _ in generate(model, [prompt[0].tolist()], tokens=tokens, sampling=Sampling(0.0))
         )
         return count / (time.perf_counter() - began)
 

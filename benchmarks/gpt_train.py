@@ -2,6 +2,7 @@
 
     python -m benchmarks.gpt_train speed
     python -m benchmarks.gpt_train quality --minutes 1 --seeds 3
+    python -m benchmarks.gpt_train quality --minutes 5 --seeds 3 --no-peers
 
 The peer trains in float32, as nanoGPT does on a CPU, and with bfloat16 autocast; its batch and
 learning rate are the best of a small grid for each time. Both see the first 90% of tiny Shakespeare
@@ -12,7 +13,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
+import sys
 import time
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +31,9 @@ from fourfold.optimizers.search import Search
 
 SHAPES = {"4x128x128": (4, 128, 4, 128), "6x384x256": (6, 384, 6, 256)}
 """layers, width, heads, window"""
+BATCHES = {"4x128x128": (16, 32, 64), "6x384x256": (8, 16, 32)}
+"""Batches that are tried for speed."""
+ROOT = Path(__file__).parents[1]
 PEER_GRID = {
     1.0: [(12, 1e-3), (12, 3e-3), (32, 3e-3), (64, 3e-3)],
     5.0: [(12, 1e-3), (12, 3e-3), (32, 3e-3), (64, 3e-3)],
@@ -63,72 +71,56 @@ def our_search(shape: str, batch: int) -> Search:
     return Search(run.system.optimizer, run.objective, run.model, run.data, run)  # type: ignore[arg-type]
 
 
+def one(contender: str, shape: str, batch: int, seconds: float) -> float:
+    """Tokens a second of one contender; the first steps, which allocate and compile, do not count."""
+    layers, width, heads, window = SHAPES[shape]
+    if contender == "fourfold":
+        search = our_search(shape, batch)
+        steps = search._batches()
+        for _ in range(3):
+            search.step(next(steps))
+        began, count = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds:
+            search.step(next(steps))
+            count += 1
+        return count * batch * window / (time.perf_counter() - began)
+    tokens, _, vocabulary = encoded()
+    bf16 = contender.endswith("bfloat16")
+    model = NanoGPT(vocabulary, width, layers, heads, window)
+    train(tokens, model, window=window, batch=batch, lr=1e-3, seconds=1, steps=3, bf16=bf16)
+    began = time.perf_counter()
+    count = train(tokens, model, window=window, batch=batch, lr=1e-3, seconds=seconds, bf16=bf16)
+    return count * batch * window / (time.perf_counter() - began)
+
+
+def apart(contender: str, shape: str, batch: int, seconds: float) -> float:
+    """`one` in a process of its own, as its user runs it: what one loop sets, the other must not enjoy."""
+    command = [sys.executable, "-m", "benchmarks.gpt_train", "one", "--contender", contender]
+    command += ["--shape", shape, "--batch", str(batch), "--seconds", str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    return float(done.stdout.split()[-1])
+
+
 def speed(rounds: int, seconds: float) -> dict[str, Any]:
     """Tokens a second through each loop, as its user would have it."""
     result = {}
-    train_tokens, _, vocabulary = encoded()
-    for shape, (layers, width, heads, window) in SHAPES.items():
-
-        def ours(batch: int, shape: str = shape, window: int = window) -> float:
-            search = our_search(shape, batch)
-            steps = search._batches()
-            for _ in range(2):
-                search.step(next(steps))
-            began, count = time.perf_counter(), 0
-            while time.perf_counter() - began < seconds:
-                search.step(next(steps))
-                count += 1
-            return count * batch * window / (time.perf_counter() - began)
-
-        def peer(
-            bf16: bool,
-            batch: int,
-            layers: int = layers,
-            width: int = width,
-            heads: int = heads,
-            window: int = window,
-        ) -> float:
-            torch.manual_seed(0)
-            model = NanoGPT(vocabulary, width, layers, heads, window)
-            train(
-                train_tokens,
-                model,
-                window=window,
-                batch=batch,
-                lr=1e-3,
-                seconds=1,
-                steps=2,
-                bf16=bf16,
-            )
-            began = time.perf_counter()
-            steps = train(
-                train_tokens, model, window=window, batch=batch, lr=1e-3, seconds=seconds, bf16=bf16
-            )
-            return steps * batch * window / (time.perf_counter() - began)
-
-        best = {}
-        for bf16 in (False, True):  # the peer's batch is tuned for speed
-            best[bf16] = max((8, 16, 32, 64), key=lambda b: peer(bf16, b))  # noqa: B023
-        our_batch = max((16, 32, 64), key=lambda b: ours(b))  # noqa: B023
+    contenders = ("fourfold", "nanoGPT float32", "nanoGPT bfloat16")
+    for shape in SHAPES:
+        batch = {}
+        for name in contenders:  # each contender's batch is tuned for its speed
+            rates = {b: apart(name, shape, b, seconds / 2) for b in BATCHES[shape]}
+            batch[name] = max(rates, key=lambda b: rates[b])  # noqa: B023
         values = alternate(
-            {
-                "fourfold": lambda: ours(our_batch),  # noqa: B023
-                "nanoGPT float32": lambda: peer(False, best[False]),  # noqa: B023
-                "nanoGPT bfloat16": lambda: peer(True, best[True]),  # noqa: B023
-            },
-            rounds,
+            {name: partial(apart, name, shape, batch[name], seconds) for name in contenders}, rounds
         )
-        result[f"tokens a second, {shape}"] = {
+        row = {
             **{k: round(v) for k, v in medians(values).items()},
-            "batch": {
-                "fourfold": our_batch,
-                "nanoGPT float32": best[False],
-                "nanoGPT bfloat16": best[True],
-            },
+            "batch": batch,
             "times float32": round(ratio(values, "fourfold", "nanoGPT float32"), 2),
             "times bfloat16": round(ratio(values, "fourfold", "nanoGPT bfloat16"), 2),
         }
-        print(shape, result[f"tokens a second, {shape}"], flush=True)
+        result[f"tokens a second, {shape}"] = row
+        print(shape, row, flush=True)
     return result
 
 
@@ -171,13 +163,21 @@ def quality(minutes: float, seeds: int, peers: bool) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="?", choices=["speed", "quality", "all"], default="all")
+    parser.add_argument(
+        "what", nargs="?", choices=["speed", "quality", "all", "one"], default="all"
+    )
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each speed measurement")
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--contender", default="fourfold")
+    parser.add_argument("--shape", choices=[*SHAPES], default="4x128x128")
+    parser.add_argument("--batch", type=int, default=32)
     arguments = parser.parse_args()
+    if arguments.what == "one":
+        print(one(arguments.contender, arguments.shape, arguments.batch, arguments.seconds))
+        return
     if arguments.what in ("speed", "all"):
         keep("gpt_train", speed(arguments.rounds, arguments.seconds))
     if arguments.what in ("quality", "all"):

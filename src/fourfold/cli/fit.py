@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ def fit_command(tokens: list[str]) -> None:
         from fourfold.core.run import Run
 
         name, rest = Run.open(rest[0]).system.name, tokens
+    elif name.startswith("--resume="):
+        return fit_command(["--resume", name.removeprefix("--resume="), *rest])
     elif name.startswith("-"):
         raise UserError(
             f"fit: the system comes first: fourfold fit SYSTEM [DATA ...]{nearest('', index())}"
@@ -111,20 +114,32 @@ def _whole(name: str, text: str) -> int:
 
 
 def _from_toml(path: Path) -> dict[str, Any]:
-    from fourfold.core.run import read_toml
+    from fourfold.core.run import migrated, read_toml
 
     if not path.exists():
         raise UserError(f"{path}: no such file")
     tree = read_toml(path)
     if not isinstance(tree.get("system"), str):
         raise UserError(f'{path}: names no system; expected a line such as system = "gpt"')
-    known = {"format", "system", "fit", "options"}
-    if "format" not in tree:
+    for table in ("fit", "options"):
+        if not isinstance(tree.setdefault(table, {}), dict):
+            raise UserError(f"{path}: {table}: expected a table [{table}], got {tree[table]!r}")
+    if "format" in tree:
+        tree = migrated(tree, path)
+    else:
         # written by hand: only what differs from the defaults
-        for key in tree:
-            if key not in known:
-                raise UserError(f"{path}: unknown key {key}{nearest(key, known)}")
+        _refuse_unknown(path, "", tree, ("system", "from", "fit", "options"))
+        _refuse_unknown(path, "fit.", tree["fit"], ("sources", "valid", "seed", "device"))
+    seed = tree["fit"].get("seed", 0)
+    if type(seed) is not int or seed < 0:
+        raise UserError(f"{path}: fit.seed: expected a whole number, 0 or more, got {seed!r}")
     return {**tree, "path": str(path)}
+
+
+def _refuse_unknown(path: Path, prefix: str, table: dict[str, Any], known: Sequence[str]) -> None:
+    for key in table:
+        if key not in known:
+            raise UserError(f"{path}: unknown key {prefix}{key}{nearest(key, known)}")
 
 
 def _base(name: str, given: dict[str, Any]) -> Any:
@@ -152,6 +167,10 @@ def _run_fit(
 
     saved = given.get("fit", {})
     source: Any = sources or saved.get("sources")
+    if given.get("in_memory") and not source:
+        raise UserError(
+            f"{given['path']}: was fitted on data in memory; give the data to use again"
+        )
     if isinstance(source, list) and len(source) == 1:
         source = source[0]
     quiet, as_json = common.pop("quiet", False), common.pop("json", False)
@@ -159,17 +178,23 @@ def _run_fit(
     seeds = common.pop("seeds", 1)
     resumed = common.pop("resume", None)
     arguments = {k: saved[k] for k in ("valid", "seed", "device") if k in saved}
+    if "from" in given:
+        arguments["from_"] = given["from"]
     arguments.update(common)
     system = _base(name, given) or name
     console = make_console(quiet=quiet, json=as_json)
+    if resumed:
+        asked = {**common, **({"seeds": seeds} if seeds > 1 else {})}
+        never = ("out", "seed", "seeds", "size", "valid", "from_", "dry_run")
+        refused = [k.rstrip("_").replace("_", "-") for k in never if k in asked]
+        if refused or given:
+            what = f"--{refused[0]}" if refused else given["path"]
+            raise UserError(
+                f"--resume goes on exactly as the run was begun, so {what} does not go with it"
+            )
     if arguments.pop("dry_run", False):
         return _say_plan(api.plan(system, source, **arguments, **overrides), as_json)
     if resumed:
-        refused = [k for k in ("out", "seed", "size", "valid", "from_") if k in common]
-        if refused:
-            raise UserError(
-                f"--resume goes on exactly, so --{refused[0].rstrip('_')} cannot be changed"
-            )
         run = api.resume(
             resumed, system=name, source=source, device=common.get("device"), console=console,
             tensorboard=bool(common.get("tensorboard")), **overrides,

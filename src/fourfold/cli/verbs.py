@@ -50,6 +50,11 @@ def verb_command(name: str, tokens: list[str]) -> None:
     positionals, keywords = arguments(known[name], args, kwargs)
     if "out" in inspect.signature(known[name]).parameters and settings["out"]:
         keywords["out"] = Path(settings.pop("out"))  # a verb that writes itself, as export does
+    for parameter in inspect.signature(known[name]).parameters.values():
+        needed = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+        if needed and parameter.name not in keywords:
+            option = parameter.name.rstrip("_").replace("_", "-")
+            raise UserError(f"--{option} is missing: fourfold {name} RUN --{option} ...")
     value = getattr(run, name)(*positionals, **keywords)
     from fourfold.cli.write import write
 
@@ -58,6 +63,7 @@ def verb_command(name: str, tokens: list[str]) -> None:
         Path(settings["out"]) if settings.get("out") else None,
         as_json=bool(settings["json"]),
         verb=name,
+        quiet=bool(settings["quiet"]),
     )
     return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from fourfold.core.errors import UserError, nearest
 from fourfold.core.types import Picture, Score
 
 
-def write(value: Any, out: Path | None, *, as_json: bool, verb: str) -> None:
+def write(value: Any, out: Path | None, *, as_json: bool, verb: str, quiet: bool = False) -> None:
     """Write a verb's answer to stdout or to a file.
 
     Raises:
@@ -23,49 +24,49 @@ def write(value: Any, out: Path | None, *, as_json: bool, verb: str) -> None:
     if value is None:
         return
     try:
-        _write(value, out, as_json, verb)
-    except (PermissionError, IsADirectoryError, FileNotFoundError) as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror})") from error
+        path = _write(value, out, as_json, verb)
+    except OSError as error:
+        if out is None or isinstance(error, BrokenPipeError):
+            raise
+        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
+    if path is not None and not quiet:
+        print(f"Written to {path}", file=sys.stderr)
 
 
-def _write(value: Any, out: Path | None, as_json: bool, verb: str) -> None:
+def _write(value: Any, out: Path | None, as_json: bool, verb: str) -> Path | None:
+    """Write; the file that was made, if there is one to tell of."""
     module = type(value).__module__.split(".")[0]
     if isinstance(value, str):
-        _text(iter([value]), out, as_json)
-    elif inspect.isgenerator(value):
-        _text((str(piece) for piece in value), out, as_json)
-    elif isinstance(value, Path):
+        return _text(iter([value]), out, as_json)
+    if inspect.isgenerator(value):
+        return _text((str(piece) for piece in value), out, as_json)
+    if isinstance(value, Path):
         print(json.dumps({"path": str(value)}) if as_json else value)
-    elif isinstance(value, Score):
-        _score(value, out, as_json)
-    elif isinstance(value, Picture):
-        _picture(value, out, verb)
-    elif module == "polars":
-        _frame(value, out, as_json)
-    elif module == "PIL":
-        path = out or Path(f"{verb}.png")
-        value.save(path)
-        _written(path)
-    elif module == "numpy":
-        _array(value, out)
-    else:
-        text = json.dumps(_plain(value), ensure_ascii=False, indent=None if as_json else 2)
-        _text(iter([text]), out, False)
+        return None
+    if isinstance(value, Score):
+        return _score(value, out, as_json)
+    if module == "PIL":
+        file = io.BytesIO()
+        value.save(file, "PNG")
+        value = Picture(verb, file.getvalue())
+    if isinstance(value, Picture):
+        return _picture(value, out, verb)
+    if module == "polars":
+        return _frame(value, out, as_json)
+    if module == "numpy" and not as_json:
+        return _array(value, out)
+    text = json.dumps(value, ensure_ascii=False, indent=None if as_json else 2, default=_plain)
+    return _text(iter([text]), out, False)
 
 
-def _written(path: Path) -> None:
-    print(f"Written to {path}", file=sys.stderr)
-
-
-def _text(pieces: Iterator[str], out: Path | None, as_json: bool) -> None:
+def _text(pieces: Iterator[str], out: Path | None, as_json: bool) -> Path | None:
     if as_json:
         pieces = iter([json.dumps({"text": "".join(pieces)}, ensure_ascii=False)])
     if out is not None:
         with out.open("w", encoding="utf-8") as file:
             for piece in pieces:
                 file.write(piece)
-        _written(out)
-        return
+        return out
     for piece in pieces:
         try:
             sys.stdout.write(piece)
@@ -75,9 +76,10 @@ def _text(pieces: Iterator[str], out: Path | None, as_json: bool) -> None:
         sys.stdout.flush()
     sys.stdout.write("\n")
     sys.stdout.flush()
+    return None
 
 
-def _score(score: Score, out: Path | None, as_json: bool) -> None:
+def _score(score: Score, out: Path | None, as_json: bool) -> Path | None:
     body = {"values": score.values, "units": score.units, "notes": list(score.notes)}
     if out is not None:
         suffix = out.suffix.lower()
@@ -87,30 +89,30 @@ def _score(score: Score, out: Path | None, as_json: bool) -> None:
             json.dumps(body, ensure_ascii=False, indent=2) if suffix == ".json" else f"{score}\n",
             encoding="utf-8",
         )
-        _written(out)
     else:
         print(json.dumps(body, ensure_ascii=False) if as_json else score)
+    return out
 
 
-def _picture(picture: Picture, out: Path | None, verb: str) -> None:
+def _picture(picture: Picture, out: Path | None, verb: str) -> Path | None:
     if out is None and not sys.stdout.isatty():
         sys.stdout.buffer.write(picture.png)
-        return
+        return None
     path = out or Path(f"{verb}.png")
     known = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tiff", ".pdf"}
     if path.suffix.lower() not in known:
         raise UserError(f"{path}: a picture is written as {', '.join(sorted(known))}")
     picture.save(path)
-    _written(path)
+    return path
 
 
-def _frame(frame: Any, out: Path | None, as_json: bool) -> None:
+def _frame(frame: Any, out: Path | None, as_json: bool) -> Path | None:
     if out is None:
         if as_json:
             sys.stdout.write(frame.write_ndjson())
         else:
             sys.stdout.write(str(frame) + "\n" if sys.stdout.isatty() else frame.write_csv())
-        return
+        return None
     writers = {
         ".csv": lambda: frame.write_csv(out),
         ".tsv": lambda: frame.write_csv(out, separator="\t"),
@@ -127,29 +129,31 @@ def _frame(frame: Any, out: Path | None, as_json: bool) -> None:
             f"{out}: no writer for a table as {out.suffix or 'a file without extension'}{nearest(out.suffix, writers)}"
         )
     writer()
-    _written(out)
+    return out
 
 
-def _array(array: Any, out: Path | None) -> None:
+def _array(array: Any, out: Path | None) -> Path | None:
     import numpy as np
 
     if out is None:
         np.savetxt(sys.stdout, np.atleast_2d(array), fmt="%.8g", delimiter=",")
     elif out.suffix == ".npy":
         np.save(out, array)
-        _written(out)
     elif out.suffix in (".csv", ".tsv"):
         np.savetxt(
             out, np.atleast_2d(array), fmt="%.8g", delimiter="," if out.suffix == ".csv" else "\t"
         )
-        _written(out)
     else:
         raise UserError(f"{out}: an array is written as .npy, .csv or .tsv")
+    return out
 
 
 def _plain(value: Any) -> Any:
+    """What JSON has no word for, as something it has."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
-    return value
+    if hasattr(value, "tolist"):  # arrays, tensors and their numbers
+        return value.tolist()
+    return str(value)

@@ -6,6 +6,7 @@ class's. A nested field may be given by its last name where that is unique in th
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import types
@@ -174,7 +175,7 @@ def parse(text: Any, annotation: Any) -> Any:
     if text.lower() == "none" and admits_none(annotation):
         return None
     origins = origins_of(annotation)
-    if origins & {dict, list, tuple, set, frozenset} and text[:1] in "[{":
+    if origins & {dict, list, tuple, set, frozenset} and text[:1] in ("[", "{"):
         try:
             return json.loads(text)
         except ValueError as error:
@@ -222,14 +223,16 @@ def merge(
     tree = base.model_dump()
     given: dict[tuple[str, ...], Any] = {}
     for name, value in _flat(system, overrides):
-        path = resolve(system, name)
-        option = options(system).get(path)
-        given[path] = parse(value, option.annotation if option else Any)
+        with _said_of(where):
+            path = resolve(system, name)
+            option = options(system).get(path)
+            given[path] = parse(value, option.annotation if option else Any)
     for path in sorted(given, key=len):  # a part's kind before the part's fields
         value = given[path]
         variants = _variants(system, path)
         if variants:
-            _set_part(tree, path, value, variants)
+            with _said_of(where):
+                _set_part(tree, path, value, variants)
             continue
         _clear_exclusive(system, tree, path, given)
         node = tree
@@ -242,6 +245,15 @@ def merge(
             # a part of a class that the annotation only knows the base of stays of its class
             tree[name] = construct(type(value), tree[name], where=where)
     return construct(system, tree, where=where)
+
+
+@contextlib.contextmanager
+def _said_of(where: str) -> Iterator[None]:
+    """Begin an error with the file or flag that the value comes from."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}" if where else str(error)) from None
 
 
 def _flat(
@@ -326,6 +338,7 @@ def _sentence(part: type[Part], error: ValidationError, where: str) -> str:
         error.errors(), key=lambda e: (e["type"] in ("literal_error", "model_type"), -len(e["loc"]))
     )
     classes: tuple[type[Part], ...] = (part,)
+    owners = classes  # of the last name
     names: list[str] = []
     for item in first["loc"]:
         known = (
@@ -335,13 +348,17 @@ def _sentence(part: type[Part], error: ValidationError, where: str) -> str:
         )
         if known:
             names.append(str(item))
-            classes = tuple(p for f in known for p in parts_of(f.annotation))
+            owners, classes = classes, tuple(p for f in known for p in parts_of(f.annotation))
         elif item == first["loc"][-1] and first["type"] == "extra_forbidden":
             names.append(str(item))
+            owners = classes
     prefix = f"{where}: " if where else ""
     flag = "--" + ".".join(names).replace("_", "-") if not where else ".".join(names)
     if first["type"] == "extra_forbidden":
-        known_names = [n for c in classes for n in c.model_fields]
+        known_names = [n for c in owners for n in c.model_fields]
+        if names[-1] in known_names:
+            kinds = [kind_of(c) for c in owners if names[-1] in c.model_fields]
+            return f"{prefix}{flag} goes with {'.'.join(names[:-1])} {' and '.join(kinds)} only"
         return f"{prefix}unknown option {'.'.join(names)}{nearest(names[-1], known_names)}"
     message = first["msg"][0].lower() + first["msg"][1:]
     message = message.removeprefix("value error, ").removeprefix("input should be ")

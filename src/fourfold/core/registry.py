@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,9 +56,19 @@ def _modules() -> Iterator[tuple[str, Path]]:
     from importlib.metadata import entry_points
 
     for point in entry_points(group=GROUP):
-        spec = importlib.util.find_spec(point.module)
+        try:
+            spec = importlib.util.find_spec(point.module)
+        except (ImportError, ValueError):
+            spec = None
         if spec and spec.origin:
             yield point.module, Path(spec.origin)
+        else:
+            _left_out(point.name, f"there is no module {point.module}")
+
+
+def _left_out(name: str, why: str) -> None:
+    # one broken package must not take the others away
+    print(f"fourfold: the installed system {name} is left out: {why}", file=sys.stderr)
 
 
 def _class_verbs(node: ast.ClassDef) -> dict[str, str]:
@@ -136,7 +147,12 @@ def index() -> dict[str, Entry]:
         rows = json.loads(cache.read_text(encoding="utf-8"))
         entries = [Entry(**{**row, "verbs": tuple(row["verbs"])}) for row in rows]
     except (OSError, ValueError, TypeError, KeyError):
-        entries = [entry for module, path in modules for entry in _read(module, path)]
+        entries = []
+        for module, path in modules:
+            try:
+                entries += _read(module, path)
+            except (SyntaxError, UnicodeDecodeError) as error:
+                _left_out(module, str(error))
         try:
             cache.parent.mkdir(parents=True, exist_ok=True)
             temporary = cache.with_suffix(f".{os.getpid()}")

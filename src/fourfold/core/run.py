@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from fourfold.core.types import Picture
 
 FORMAT = 1
-"""Version of the run folder; older ones are migrated in `_migrate`."""
+"""Version of the run folder; older ones pass through `migrated`."""
 
 
 def runs_folder() -> Path:
@@ -80,8 +80,11 @@ def find_run(name: str | Path) -> Path:
             )
         return known[-1]
     for candidate in (path, runs_folder() / path):
-        if (candidate / "system.toml").is_file():
-            return candidate
+        try:
+            if (candidate / "system.toml").is_file():
+                return candidate
+        except OSError:  # a name longer than any file's
+            raise UserError(f"{str(name)[:80]}…: no such run") from None
     known_names = [str(p) for p in all_runs(path.parent)] + [p.name for p in all_runs()]
     if path.exists():
         raise UserError(
@@ -104,7 +107,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error})") from error
 
 
-def _migrate(about: dict[str, Any], path: Path) -> dict[str, Any]:
+def migrated(about: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The content of a `system.toml` in today's format.
+
+    Raises:
+        UserError: no format version, or a newer one.
+    """
     version = about.get("format")
     if not isinstance(version, int) or version < 1:
         raise UserError(f"{path}: names no format version; is it a run's system.toml?")
@@ -272,7 +280,7 @@ class Run:
 
         folder = find_run(name)
         path = folder / "system.toml"
-        about = _migrate(read_toml(path), path)
+        about = migrated(read_toml(path), path)
         options, fit = about.pop("options", None), about.pop("fit", {})
         if not isinstance(options, dict) or not isinstance(about.get("system"), str):
             raise UserError(f"{path}: damaged: it names no system or no options")

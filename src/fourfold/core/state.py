@@ -296,8 +296,9 @@ def save_checkpoint(folder: Path, step: int, state: Any) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files that a process killed while writing to a folder has left there."""
-    for stale in folder.glob(".*.tmp"):
-        stale.unlink(missing_ok=True)
+    for pattern in (".*.tmp", ".tmp*"):  # ours and safetensors' own
+        for stale in folder.glob(pattern):
+            stale.unlink(missing_ok=True)
 
 
 def checkpoints(folder: Path) -> list[Path]:

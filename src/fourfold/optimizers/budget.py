@@ -86,12 +86,15 @@ class Budget:
     def _write(self, progress: float) -> None:
         if self.log is None:
             return
-        if self._file is None:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.log.open("ab", buffering=0)
-            if self._file.tell() == 0:
-                self._file.write(array.array("d", [self.minutes or 0.0]).tobytes())
-        self._file.write(array.array("d", [progress]).tobytes())
+        try:
+            if self._file is None:
+                self._file = self.log.open("ab", buffering=0)
+            if self._file.write(array.array("d", [progress]).tobytes()) != 8:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise UserError(
+                f"{self.log}: cannot be written ({error.strerror}); earlier checkpoints are intact"
+            ) from error
 
     @property
     def spent(self) -> bool:
@@ -116,19 +119,20 @@ class Budget:
         """Take over the progress that a killed process logged; its first number is its budget.
 
         Args:
-            step: steps done; under another budget only their entries are kept.
+            step: steps done; under another budget only their places are kept.
         """
-        if self.log is None or not self.log.exists():
+        if self.log is None or self.minutes is None:
             return
-        raw = self.log.read_bytes()
+        raw = self.log.read_bytes() if self.log.exists() else b""
         values = array.array("d")
         values.frombytes(raw[: len(raw) // 8 * 8])
-        budget, logged = (values[0], values[1:]) if values else (0.0, values)
-        if budget == self.minutes:
-            self._logged = logged
-        else:
-            logged = logged[:step]
-        self.log.write_bytes(array.array("d", [self.minutes or 0.0, *logged]).tobytes())
+        same = len(values) > 0 and values.pop(0) == self.minutes
+        kept = values if same else values[:step]
+        kept.extend([0.0] * (step - len(kept)))  # steps done under a budget that is not logged
+        whole = array.array("d", [self.minutes, *kept]).tobytes()
+        if whole != raw:
+            atomically(self.log, lambda temporary: temporary.write_bytes(whole))
+        self._logged = kept if same else array.array("d")
 
     def close(self) -> None:
         if self._file is not None:

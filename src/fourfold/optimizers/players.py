@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fourfold.core.errors import UserError, nearest
+from fourfold.optimizers.muon import Muon
 
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 OUTPUTS = {"head", "lm_head", "output"}
@@ -28,7 +29,7 @@ def algorithms() -> dict[str, type[torch.optim.Optimizer]]:
         if isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer):
             if name not in ("Optimizer", "LBFGS", "SparseAdam"):
                 found[name.lower()] = cls
-    return found
+    return {**found, "muon": Muon}  # torch's own, in batches
 
 
 def checked_arguments(algorithm: str, arguments: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fourfold.core.device import keep_freed_memory
 from fourfold.core.errors import Interrupted, UserError
 from fourfold.core.evaluation import measure, to_device
 from fourfold.core.parts import Batch, Data, Move, Objective
@@ -92,6 +93,8 @@ class Search:
             run,
         )
         self.device = run.device
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.done, self.epoch = 0, 0
         self.players: dict[str, Player] = {}
         log = run.folder / "progress.bin" if run.folder else None
@@ -321,6 +324,7 @@ class Search:
                         break
                 self.budget.pause()
                 self._end()
+                run.console.stop()
             finally:
                 self.budget.close()
                 run.metrics.close()
@@ -376,7 +380,7 @@ class Search:
             progress=self.budget.progress,
             seconds=round(now, 3),
         )
-        if now - self.shown > SHOW_EVERY:
+        if now - self.shown > SHOW_EVERY or self.budget.spent or self.stopping.stop:
             self.shown = now
             speed = values.pop("rate", None)
             self.run.console.step(self.budget.progress, self.done, values, speed)
