@@ -82,7 +82,9 @@ class Nursery:
 
     def __init__(self, folder: Path, prefix: Sequence[str] = ()) -> None:
         self.folder = folder
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+        # bit for bit holds on the CPU with one number of threads
+        fixed = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "error"}
+        environment = {**os.environ, **fixed}
         self._process = subprocess.Popen(
             [*prefix, sys.executable, __file__, str(folder)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True,

@@ -13,9 +13,11 @@ import torch
 
 from fourfold.core.console import Console
 from fourfold.core.errors import Interrupted, UserError
+from fourfold.core.folders import find_run, new_folder
 from fourfold.core.options import merge
 from fourfold.core.registry import Entry, index, load_system, register
-from fourfold.core.run import Run, describe, find_run, new_folder, timestamp
+from fourfold.core.run import Run
+from fourfold.core.sources import describe, stored, timestamp
 from fourfold.core.state import latest_checkpoint, load_weights, refused
 from fourfold.core.system import System
 
@@ -217,8 +219,6 @@ def _begin(run: Run, source: Any, valid: Any) -> None:
         run.data = run.system.data.open(source, seed=run.seed, valid=valid)
     run.about["data_seconds"] = round(time.perf_counter() - began, 3)
     if source is not None and run.sources is not None:
-        from fourfold.core.run import stored
-
         if stored(source) is None:
             run.about["in_memory"] = True
     run.device  # noqa: B018  # an unknown device is an error before anything is written

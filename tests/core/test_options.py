@@ -13,10 +13,10 @@ from pydantic import Field, PositiveFloat, PositiveInt
 import fourfold
 from fourfold.api import configure
 from fourfold.core.errors import UserError
+from fourfold.core.folders import without_none
 from fourfold.core.options import complete, construct, merge, options, parse, resolve, short_names
 from fourfold.core.parts import Optimizer, Part
 from fourfold.core.registry import register
-from fourfold.core.run import _without_none
 from fourfold.core.system import system
 from fourfold.optimizers.closed_form import ClosedForm
 from fourfold.optimizers.gradient import Gradient
@@ -318,7 +318,7 @@ def test_a_configuration_comes_back_from_toml(overrides: dict[str, Any]) -> None
     import tomllib
 
     made = merge(Optional, overrides)
-    text = tomli_w.dumps(_without_none(made.model_dump(mode="json")))
+    text = tomli_w.dumps(without_none(made.model_dump(mode="json")))
     assert construct(Optional, complete(Optional, tomllib.loads(text))) == made
 
 

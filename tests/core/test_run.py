@@ -14,8 +14,10 @@ import torch
 import fourfold
 from faulty import FaultySystem, register_all
 from fourfold.core.errors import UserError
+from fourfold.core.folders import all_runs, find_run, new_folder
+from fourfold.core.metrics import Metrics
 from fourfold.core.registry import register
-from fourfold.core.run import Metrics, Run, all_runs, find_run, new_folder
+from fourfold.core.run import Run
 from fourfold.core.system import system
 from helpers import Rows, RowsOptions, RowSystem
 

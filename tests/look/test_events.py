@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fourfold.core.errors import UserError
-from fourfold.core.run import Metrics
+from fourfold.core.metrics import Metrics
 from fourfold.look.events import EventLog
 
 

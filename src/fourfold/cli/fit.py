@@ -114,7 +114,7 @@ def _whole(name: str, text: str) -> int:
 
 
 def _from_toml(path: Path) -> dict[str, Any]:
-    from fourfold.core.run import migrated, read_toml
+    from fourfold.core.folders import migrated, read_toml
 
     if not path.exists():
         raise UserError(f"{path}: no such file")
@@ -163,7 +163,7 @@ def _run_fit(
 ) -> None:
     from fourfold import api
     from fourfold.core.console import make_console
-    from fourfold.core.run import command_line
+    from fourfold.core.sources import command_line
 
     saved = given.get("fit", {})
     source: Any = sources or saved.get("sources")

@@ -68,7 +68,7 @@ def runs_command(tokens: list[str]) -> None:
         return
     from pathlib import Path
 
-    from fourfold.core.run import all_runs, runs_folder
+    from fourfold.core.folders import all_runs, runs_folder
 
     folder = Path(parsed[0][0]) if parsed[0] and parsed[0][0] else runs_folder()
     if parsed[0] and parsed[0][0] and not folder.is_dir():
@@ -92,7 +92,8 @@ def runs_command(tokens: list[str]) -> None:
 
 
 def _row(path: Any) -> dict[str, Any]:
-    from fourfold.core.run import Metrics, read_toml
+    from fourfold.core.folders import read_toml
+    from fourfold.core.metrics import Metrics
 
     empty = {
         "run": str(path),

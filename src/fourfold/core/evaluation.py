@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Data, Objective, Split
-from fourfold.core.run import Run, describe
+from fourfold.core.run import Run
+from fourfold.core.sources import describe
 from fourfold.core.types import Score
 
 

@@ -13,23 +13,20 @@ A run may also live in memory only: `folder` is None and nothing is written.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import inspect
 import json
-import os
 import platform
-import re
-import sys
-import time
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from fourfold.core.errors import UserError, nearest
+from fourfold.core.folders import FORMAT, find_run, migrated, read_notes, read_toml, without_none
+from fourfold.core.metrics import Metrics
 from fourfold.core.parts import Data, Objective
+from fourfold.core.sources import describe, stored
 from fourfold.core.system import System, verbs
 
 if TYPE_CHECKING:
@@ -38,164 +35,6 @@ if TYPE_CHECKING:
 
     from fourfold.core.console import Console
     from fourfold.core.types import Picture
-
-FORMAT = 1
-"""Version of the run folder; older ones pass through `migrated`."""
-
-
-def runs_folder() -> Path:
-    """Where runs without --out go: `runs/` here, or FOURFOLD_RUNS."""
-    return Path(os.environ.get("FOURFOLD_RUNS", "runs"))
-
-
-def new_folder(name: str) -> Path:
-    """`runs/<system>-<n>` with the next free n."""
-    taken = [0]
-    if runs_folder().is_dir():
-        for path in runs_folder().iterdir():
-            if match := re.fullmatch(rf"{re.escape(name)}-(\d+)", path.name):
-                taken.append(int(match[1]))
-    return runs_folder() / f"{name}-{max(taken) + 1}"
-
-
-def all_runs(folder: Path | None = None) -> list[Path]:
-    """Run folders under a folder, oldest first; damaged ones included."""
-    folder = folder or runs_folder()
-    found = [p.parent for p in folder.glob("*/system.toml")] if folder.is_dir() else []
-    return sorted(found, key=lambda p: ((p / "system.toml").stat().st_mtime_ns, p.name))
-
-
-def find_run(name: str | Path) -> Path:
-    """The folder that a user's word for a run means: a path, a name under `runs/`, or `last`.
-
-    Raises:
-        UserError: there is no such run; the nearest one is offered.
-    """
-    path = Path(name)
-    if str(name) == "last":
-        known = all_runs()
-        if not known:
-            raise UserError(
-                f"last: no run in {runs_folder()}/ yet; `fourfold fit SYSTEM` makes one"
-            )
-        return known[-1]
-    for candidate in (path, runs_folder() / path):
-        try:
-            if (candidate / "system.toml").is_file():
-                return candidate
-        except OSError:  # a name longer than any file's
-            raise UserError(f"{str(name)[:80]}…: no such run") from None
-    known_names = [str(p) for p in all_runs(path.parent)] + [p.name for p in all_runs()]
-    if path.exists():
-        raise UserError(
-            f"{path}: not a run (it has no system.toml){nearest(str(name), known_names)}"
-        )
-    raise UserError(f"{name}: no such run{nearest(str(name), known_names)}")
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file.
-
-    Raises:
-        UserError: it cannot be read or parsed; the line is named.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
-
-
-def migrated(about: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The content of a `system.toml` in today's format.
-
-    Raises:
-        UserError: no format version, or a newer one.
-    """
-    version = about.get("format")
-    if not isinstance(version, int) or version < 1:
-        raise UserError(f"{path}: names no format version; is it a run's system.toml?")
-    if version > FORMAT:
-        raise UserError(
-            f"{path}: written by a newer fourfold (format {version}, this one reads up to {FORMAT}); "
-            "update fourfold to open it"
-        )
-    return about
-
-
-def _read_notes(path: Path) -> list[str]:
-    if not path.exists():
-        return []
-    try:
-        notes = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({error})") from error
-    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
-        raise UserError(f"{path}: damaged: expected a list of sentences")
-    return notes
-
-
-def _without_none(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {k: _without_none(v) for k, v in tree.items() if v is not None}
-    if isinstance(tree, (list, tuple)):
-        return [_without_none(v) for v in tree]
-    return tree
-
-
-class Metrics:
-    """The log of a run: in memory and, where there is a folder, one JSON line a step."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.lines: list[dict[str, Any]] = []
-        self._file: Any = None
-        if path and path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    self.lines.append(json.loads(line))
-                except ValueError:
-                    continue  # the torn last line of a killed process
-        self.watchers: list[Any] = []
-
-    def log(self, **values: Any) -> None:
-        """Add a line; numbers are stored as given, so that equal runs have equal files."""
-        self.lines.append(values)
-        if self.path:
-            try:
-                if self._file is None:
-                    self.path.parent.mkdir(parents=True, exist_ok=True)
-                    self._file = self.path.open("a", encoding="utf-8")
-                self._file.write(json.dumps(values) + "\n")
-                self._file.flush()
-            except OSError as error:
-                with contextlib.suppress(OSError):  # what is buffered cannot be written either
-                    self.close()
-                raise UserError(
-                    f"{self.path}: cannot be written ({error.strerror}); earlier checkpoints are intact"
-                ) from error
-        for watcher in self.watchers:
-            watcher(values)
-
-    def cut(self, count: int) -> None:
-        """Keep the first lines only (the others will be written again)."""
-        self.lines = self.lines[:count]
-        if self.path:
-            self.close()
-            from fourfold.core.state import write_text
-
-            write_text(self.path, "".join(json.dumps(line) + "\n" for line in self.lines))
-
-    def series(self, name: str) -> tuple[list[float], list[float]]:
-        """Steps and values of one logged name."""
-        rows = [(line.get("step", 0), line[name]) for line in self.lines if name in line]
-        return [float(s) for s, _ in rows], [float(v) for _, v in rows]
-
-    def close(self) -> None:
-        if self._file is not None:
-            file, self._file = self._file, None
-            file.close()
 
 
 class Run:
@@ -266,7 +105,7 @@ class Run:
         except OSError as error:
             raise UserError(f"{self.folder}: cannot make this folder ({error.strerror})") from error
         self._keep_notes()
-        write_text(self.folder / "system.toml", tomli_w.dumps(_without_none(tree)))
+        write_text(self.folder / "system.toml", tomli_w.dumps(without_none(tree)))
 
     @classmethod
     def open(cls, name: str | Path, *, device: str | None = None) -> Self:
@@ -295,7 +134,7 @@ class Run:
             or "auto",  # a run moves between machines: where it was made does not bind
             about=about,
         )
-        run.notes = _read_notes(folder / "notes.json")
+        run.notes = read_notes(folder / "notes.json")
         return run
 
     # --- the four parts, opened -----------------------------------------------------------------
@@ -503,36 +342,3 @@ def _without_gradient(iterator: Iterator[Any]) -> Iterator[Any]:
             except StopIteration:
                 return
         yield item
-
-
-def stored(sources: Any) -> list[str] | None:
-    """Sources as `system.toml` keeps them: absolute paths and catalog names; None for data in memory."""
-    if sources is None:
-        return None
-    many = sources if isinstance(sources, (list, tuple)) else [sources]
-    if not all(isinstance(s, (str, os.PathLike)) for s in many):
-        return None
-    return [str(Path(s).resolve()) if Path(s).exists() else str(s) for s in many]
-
-
-def describe(sources: Any) -> str:
-    """Sources in words, for a message."""
-    if sources is None:
-        return "the embedded data"
-    many = sources if isinstance(sources, (list, tuple)) else [sources]
-    if all(isinstance(s, (str, os.PathLike)) for s in many):
-        names = [str(s) for s in many]
-        return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return f"{type(sources).__name__} in memory"
-
-
-def command_line() -> str:
-    """The exact command, quoted for a shell."""
-    import shlex
-
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-def timestamp() -> str:
-    """Local time to the second, ISO 8601."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fourfold.core.run import describe, timestamp
+from fourfold.core.sources import describe, timestamp
 from fourfold.core.state import write_text
 from fourfold.core.types import Picture, Table
 from fourfold.core.words import duration, encodable, number, printable, short

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fourfold.core.run import describe
+from fourfold.core.sources import describe
 from fourfold.core.words import number, printable, sparkline
 from fourfold.look import facts
 
