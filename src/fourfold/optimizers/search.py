@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SHOW_EVERY = 0.1
 """Seconds between updates of the console."""
+MOST_LOOKING = 0.15
+"""Share of the training time that evaluations may take where someone waits for minutes to pass."""
 SAID_FROM = 1 << 27
 """Bytes from which the memory that a search takes is said."""
 
@@ -53,6 +55,8 @@ class Search(Stepper):
         self.logging = Cadence(config.log_every)
         self.shown = 0.0
         self.evaluated_at = -1
+        self.looking = 0.0
+        """Seconds spent on evaluations and previews; under a budget in minutes they are kept few."""
 
     # --- around the step --------------------------------------------------------------------------------
 
@@ -119,7 +123,8 @@ class Search(Stepper):
             self._log(now)
         elif now - self.shown > SHOW_EVERY:
             self._show(now)
-        if self.evaluating.due(self.done, progress, now) and not self.budget.spent:
+        due = self.evaluating.due(self.done, progress, now) and not self.budget.spent
+        if due and not (self.config.minutes and self.looking > MOST_LOOKING * now):
             self.budget.pause()
             self._evaluate()
             self.budget.start()
@@ -155,6 +160,7 @@ class Search(Stepper):
 
     def _evaluate(self) -> None:
         """Measure the validation split, keep the weights if they are the best so far, show a sample."""
+        began = time.perf_counter()
         self._look()
         self.evaluated_at = self.done
         if self.average:
@@ -163,6 +169,7 @@ class Search(Stepper):
         else:
             self._measure_and_show()
         self.model.train()
+        self.looking += time.perf_counter() - began
 
     def _measure_and_show(self) -> None:
         run = self.run
