@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = 2
     except Interrupted as stopped:
         print(
-            f"fourfold: stopped after step {stopped.step:,}; a checkpoint was written: "
-            "`fourfold fit SYSTEM --resume RUN` goes on exactly there",
+            f"fourfold: stopped after step {stopped.step:,}; a checkpoint was written; "
+            f"to go on exactly there: {stopped.command}",
             file=sys.stderr,
         )
         code = 128 + stopped.signum

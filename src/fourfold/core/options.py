@@ -64,7 +64,15 @@ def parts_of(annotation: Any) -> tuple[type[Part], ...]:
 
 
 def kind_of(part: type[Part]) -> str:
-    """The tag of a variant: the default of its field `kind`."""
+    """The tag of a variant: the default of its field `kind`.
+
+    Raises:
+        TypeError: it has none.
+    """
+    if "kind" not in part.model_fields:
+        raise TypeError(
+            f'{part.__name__} is one of several choices and needs a tag: kind: Literal["..."] = "..."'
+        )
     return str(part.model_fields["kind"].default)
 
 

@@ -15,7 +15,7 @@ from fourfold.core.device import gains_from_bfloat16
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
-BFLOAT16_FROM = 64 * 1024
+BFLOAT16_FROM = 32 * 1024 + 1
 """Elements of the largest matrix from which bfloat16 products pay for their casts on a CPU."""
 
 

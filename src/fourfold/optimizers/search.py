@@ -221,7 +221,9 @@ class Search(Stepper):
     def _interrupted(self, signum: int) -> None:
         self.budget.pause()
         self._checkpoint()
-        raise Interrupted(signum, self.done)
+        folder = self.run.folder
+        command = f"fourfold fit {self.run.system.name} --resume {folder}" if folder else ""
+        raise Interrupted(signum, self.done, command)
 
     def _compile(self) -> None:
         config = self.config
