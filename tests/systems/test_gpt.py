@@ -28,7 +28,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     system = toy.model_copy(
         update={
             "data": Text(unit="character", window=24, batch=16),
-            "optimizer": Gradient(lr=1e-2, steps=120, precision="float32"),
+            "optimizer": Gradient(
+                algorithm="muon", lr=0.02, other_lr=1e-2, steps=200, precision="float32"
+            ),
         }
     )
     return fourfold.fit(

@@ -208,6 +208,19 @@ class Transformer(nn.Module):
             scale = 1 / math.sqrt(2 * len(self.blocks)) if into_residual else 1.0
             weight.normal_(0.0, deviation * scale)
 
+    @torch.no_grad()
+    def begin_plain(self) -> None:
+        """Zero what adds to the residual stream, and an output that is not tied: the first guess is uniform.
+
+        Each block begins as the identity (Goyal et al. 2017 for residual networks), and early steps
+        are spent on learning instead of unlearning.
+        """
+        for name, weight in self.named_parameters():
+            if name.endswith((".out.weight", ".down.weight")):
+                weight.zero_()
+        if not self.tied:
+            self.head.weight.zero_()
+
     def states(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
         """The normalized last states, which the output weights read.
 

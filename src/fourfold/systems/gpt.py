@@ -50,10 +50,10 @@ class GPT(System):
         "demo": {},
         "small": {"layers": 6, "width": 384, "data.window": 256},
         "medium": {"layers": 8, "width": 512, "data.window": 512},
-        "base": {"layers": 12, "width": 768, "data.window": 1024},
+        "base": {"layers": 12, "width": 768, "tied": True, "data.window": 1024},
     }
 
-    data: Text = Text(unit="bpe", window=128, batch=32)
+    data: Text = Text(unit="bpe", window=128, batch=16)
     layers: PositiveInt = 4
     """Blocks of attention and feed-forward."""
     width: PositiveInt = 256
@@ -64,7 +64,7 @@ class GPT(System):
     """Heads of keys and values, a divisor of heads; None takes as many as heads."""
     hidden: PositiveInt | None = None
     """Features inside the feed-forward; None takes 8/3 of the width, rounded up to a multiple of 32."""
-    tied: bool = True
+    tied: bool = False
     """Whether the output weights are the embedding's."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of features left out while training, of the embedding and of what each sublayer adds."""
@@ -102,7 +102,7 @@ class GPT(System):
             raise UserError(
                 f"kv_heads {self.kv_heads}: expected a divisor of heads {heads}: {', '.join(map(str, fitting))}"
             )
-        return Transformer(
+        model = Transformer(
             len(data.vocabulary),
             self.width,
             self.layers,
@@ -113,6 +113,8 @@ class GPT(System):
             tied=self.tied,
             dropout=self.dropout,
         )
+        model.begin_plain()
+        return model
 
     def generate(
         self,
