@@ -14,7 +14,7 @@ import torch
 from fourfold.core.console import Console
 from fourfold.core.errors import Interrupted, UserError
 from fourfold.core.folders import find_run, new_folder
-from fourfold.core.options import merge
+from fourfold.core.options import merge, parts_of
 from fourfold.core.registry import Entry, index, load_system, register
 from fourfold.core.run import Run
 from fourfold.core.sources import describe, stored, timestamp
@@ -104,12 +104,8 @@ def fit(
     """
     other = _other(from_)
     cls = load_system(system) if isinstance(system, str) else system
-    base = (
-        other.system
-        if other is not None and isinstance(cls, type) and type(other.system) is cls
-        else None
-    )
-    configured = configure(cls, options, size, base)
+    configured = configure(cls, options, size, _base(cls, other))
+    _keeps_preparation(configured, other)
     run = Run(
         configured,
         folder=_fresh_folder(configured.name, out),
@@ -185,6 +181,29 @@ def _other(from_: Any) -> Run | None:
     return Run.open(os.fspath(from_))
 
 
+def _base(cls: Any, other: Run | None) -> System | None:
+    """What a run begun from another starts its options from: all of them, or those of its data."""
+    if other is None or not (isinstance(cls, type) and issubclass(cls, System)):
+        return None
+    if type(other.system) is cls:
+        return other.system
+    if parts_of(cls.model_fields["data"].annotation) == (type(other.system.data),):
+        return merge(cls, {"data": other.system.data})
+    return None
+
+
+def _keeps_preparation(configured: System, other: Run | None) -> None:
+    """Refuse options that the preparation taken over from another run would silently ignore."""
+    if other is None or type(other.system.data) is not type(configured.data):
+        return
+    before, after = other.system.data.model_dump(), configured.data.model_dump()
+    for path, was, now in _differences(before, after):
+        if path.split(".")[0] not in configured.data.loose:
+            raise UserError(
+                f"--from takes over how {other.folder} prepared its data, so data.{path} stays {was!r} (got {now!r})"
+            )
+
+
 def _fresh_folder(name: str, out: Any) -> Path | None:
     if out is False:
         return None
@@ -237,7 +256,11 @@ def _build(run: Run) -> None:
     model = run.system.build(run.data).to(run.device)
     origin = run.about.get("from")
     if origin and not (run.folder and latest_checkpoint(run.folder / "checkpoints")):
-        load_weights(find_run(origin) / "weights.safetensors", model)
+        try:
+            load_weights(find_run(origin) / "weights.safetensors", model)
+        except UserError as error:
+            name = Run.open(origin).system.name
+            raise UserError(f"--from {origin} (a run of {name}): {error}") from error
     run.model = model
     run.objective = run.system.objective.prepare(run)
     # what building draws depends on the model; the search begins from a state of its own
@@ -269,9 +292,11 @@ def _room_in(folder: Path | None) -> Iterator[None]:
         yield
     except OSError as error:
         why = refused(error)
+        if why is None and isinstance(error, FileNotFoundError):
+            why = "this folder cannot be made"
         if why is None or folder is None:
             raise
-        raise UserError(f"{error.filename or folder}: {why} to write it") from error
+        raise UserError(f"{error.filename or folder}: {why} to write in") from error
 
 
 def _events(run: Run) -> EventLog:
@@ -352,12 +377,8 @@ def plan(
         arguments.pop(name, None)
     other = _other(keep["from_"])
     cls = load_system(system) if isinstance(system, str) else system
-    base = (
-        other.system
-        if other is not None and isinstance(cls, type) and type(other.system) is cls
-        else None
-    )
-    configured = configure(cls, arguments, keep["size"], base)
+    configured = configure(cls, arguments, keep["size"], _base(cls, other))
+    _keeps_preparation(configured, other)
     run = Run(
         configured,
         sources=source,

@@ -93,7 +93,11 @@ def test_documents(command: Command, run_folder: Path, monkeypatch: pytest.Monke
     named = command("say", run_folder, "text.txt")
     assert named.out == "from é file.\n" and "Reading the file text.txt" in named.err
     assert command("say", run_folder, "@@text.txt").out == "@text.txt.\n"
-    assert command("say", run_folder, "other.txt").out == "other.txt.\n"
+    for mistyped in ("texxt.txt", "nowhere/text.txt", "text.txtt"):
+        wrong = command("say", run_folder, mistyped)
+        assert wrong.code == 2 and f"{mistyped}: no such file" in wrong.sentence
+    assert "did you mean text.txt?" in command("say", run_folder, "texxt.txt").sentence
+    assert command("say", run_folder, "and/or").out == "and/or.\n"
     monkeypatch.setattr(sys, "stdin", io.StringIO("piped in"))
     assert command("say", run_folder, "-").out == "piped in.\n"
     Path("latin").write_bytes("café".encode("latin-1"))

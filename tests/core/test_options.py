@@ -351,3 +351,11 @@ def test_register_makes_a_class_known() -> None:
         fourfold.fit("optional", out=False, steps=1, optimizer={"lr": 0.01}).system.name
         == "optional"
     )
+
+
+def test_a_dict_is_given_as_pairs_or_json() -> None:
+    for text in ("momentum=0.9,nesterov=true", '{"momentum": 0.9, "nesterov": true}'):
+        configured = merge(RowSystem, {"optimizer.arguments": text})
+        assert configured.optimizer.arguments == {"momentum": 0.9, "nesterov": True}  # type: ignore[attr-defined]
+    betas = merge(RowSystem, {"algorithm": "adam", "arguments": "betas=[0.8, 0.9],eps=1e-6"})
+    assert betas.optimizer.arguments == {"betas": [0.8, 0.9], "eps": 1e-6}  # type: ignore[attr-defined]

@@ -242,7 +242,10 @@ def test_valid_source_save_restore_and_predict(tmp_path: Path) -> None:
     features = torch.cat([b["features"] for b in new.batches("test")])
     everyone = restored.reopen(frame, whole=True)
     np.testing.assert_array_equal(features, everything(everyone, "test")[0])
-    assert new.summary()["notes"] == ["columns that training did not have are ignored: extra"]
+    notes = new.summary()["notes"]
+    assert notes[0] == "columns that training did not have are ignored: extra"
+    gone = frame["size"].null_count()
+    assert f"size: {gone} missing cells filled as in training" in notes
     assert restored.reopen(mixed(300, 9)).fingerprint != data.fingerprint
     with pytest.raises(
         UserError, match="no column town; it has pool, year, size.*fitted with size, town"

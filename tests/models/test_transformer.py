@@ -155,6 +155,17 @@ def test_dropout_only_while_training() -> None:
     assert torch.equal(model(tokens), model(tokens))
 
 
+def test_dropout_on_the_embedding_and_on_what_each_sublayer_adds() -> None:
+    model = small(dropout=0.25)
+    seen: list[float] = []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.register_forward_hook(lambda m, i, out: seen.append(float((out == 0).float().mean())))  # fmt: skip
+    model(torch.randint(11, (64, 8)))
+    assert len(seen) == 1 + 2 * len(model.blocks)
+    assert all(0.15 < share < 0.35 for share in seen)
+
+
 def test_hidden_is_rounded_up() -> None:
     assert [default_hidden(w) for w in (12, 128, 384, 768)] == [32, 352, 1024, 2048]
 

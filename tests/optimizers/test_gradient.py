@@ -266,3 +266,22 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> Non
 def test_budget_given_replaces_the_default_budget() -> None:
     assert Gradient(minutes=3).steps is None
     assert fourfold.api.configure(RowSystem(), {"minutes": 2}).optimizer.steps is None  # type: ignore[attr-defined]
+
+
+def test_the_rest_of_an_epoch_is_a_step_too() -> None:
+    """64 rows in batches of 8, three to a step: 24 + 24 + 16 rows, and every row counts once an epoch."""
+    seen: list[int] = []
+
+    class Counting(Squares):
+        def losses(self, model: nn.Module, batch: Batch) -> Iterator[Move]:
+            if model.training and torch.is_grad_enabled():
+                seen.append(len(batch["x"]))
+            yield from super().losses(model, batch)
+
+    class System(RowSystem):
+        objective: Counting = Counting()
+
+    run = fourfold.fit(
+        System(), out=False, optimizer={"epochs": 2, "accumulate": 3, "log_every": "1"}
+    )
+    assert run.metrics.lines[-1]["step"] == 6 and sum(seen) == 2 * 64

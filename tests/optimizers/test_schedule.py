@@ -40,6 +40,11 @@ def test_warmup_in_steps() -> None:
     assert values == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
 
 
+def test_warmup_in_steps_is_over_after_a_tenth_of_the_budget() -> None:
+    values = [factor("constant", s, s / 20, **{**PLAIN, "warmup": 50}) for s in range(4)]
+    assert values == pytest.approx([1 / 50, 0.5, 1, 1])
+
+
 def test_warmup_as_a_share_then_the_shape_over_the_rest() -> None:
     def rate(progress: float) -> float:
         return factor("cosine", 7, progress, **{**PLAIN, "warmup": 0.2})

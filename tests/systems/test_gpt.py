@@ -174,3 +174,29 @@ def test_sizes_build(size: str) -> None:
     assert model.width // model.heads in (32, 64)
     if size == "base":  # GPT-2 small has 85.1 M without embeddings
         assert count == pytest.approx(85e6, rel=0.01)
+
+
+def test_from_refuses_what_the_old_preparation_would_ignore(run: Run, tmp_path: Path) -> None:
+    for options, sentence in (
+        ({"unit": "word"}, "data.unit stays 'character' (got 'word')"),
+        ({"vocabulary": 20}, "data.vocabulary stays None (got 20)"),
+        ({"layers": 3}, "blocks.2."),
+    ):
+        with pytest.raises(UserError) as error:
+            fourfold.fit(GPT, {"text": [LESSON * 20]}, from_=run, out=False, steps=1, **options)
+        assert sentence in str(error.value) and "\n" not in str(error.value)
+    again = fourfold.fit(GPT, {"text": [LESSON * 20]}, from_=run, out=False, steps=1, batch=4)
+    assert again.system.data.batch == 4  # type: ignore[attr-defined]
+    assert again.data.vocabulary.digest == run.data.vocabulary.digest  # type: ignore[attr-defined]
+
+
+def test_greedy_takes_the_most_likely_token(run: Run) -> None:
+    """Temperature 0 is the argmax of the model itself, not of a rounded copy."""
+    prompt = "the dog sat "
+    vocabulary = run.data.vocabulary  # type: ignore[attr-defined]
+    tokens = vocabulary.encode(prompt).tolist()
+    with torch.no_grad():
+        for _ in range(10):
+            tokens.append(int(run.model(torch.tensor([tokens]))[0, -1].argmax()))
+    expected = vocabulary.decode(tokens)[len(prompt) :]
+    assert "".join(run.generate(prompt, tokens=10, temperature=0)) == expected

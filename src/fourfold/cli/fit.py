@@ -14,7 +14,7 @@ from fourfold.core.errors import UserError, nearest
 from fourfold.core.registry import index, load_system
 
 
-def common_flags() -> list[inspect.Parameter]:
+def common_flags(sizes: tuple[str, ...] = ()) -> list[inspect.Parameter]:
     """Options that every fit has."""
     return [
         flag("out", ["--out", "-o"], str, "Folder of the run.", "runs/<system>-<n>"),
@@ -26,7 +26,12 @@ def common_flags() -> list[inspect.Parameter]:
             "Fit this many times with successive seeds; mean and deviation are printed.",
             1,
         ),
-        flag("size", ["--size"], str, "A preset of the system's; explicit options win over it."),
+        flag(
+            "size",
+            ["--size"],
+            str,
+            f"A preset ({', '.join(sizes) or 'this system has none'}); explicit options win over it.",
+        ),
         flag("valid", ["--valid"], str, "File of the validation split."),
         flag("device", ["--device"], str, "cpu, cuda, cuda:1, mps.", "auto"),
         flag("resume", ["--resume"], str, "Go on exactly where this run was stopped."),
@@ -58,7 +63,7 @@ def fit_parameters(cls: Any) -> list[inspect.Parameter]:
             path[0].capitalize() if path[0] in ("data", "objective", "optimizer") else "Model", 5
         )
         parameters.append(of_option(option, is_short, rank))
-    return [*parameters, *common_flags()]
+    return [*parameters, *common_flags(tuple(cls.sizes))]
 
 
 def fit_command(tokens: list[str]) -> None:
@@ -244,7 +249,8 @@ def _say_end(runs: list[Any], console: Any, as_json: bool) -> None:
     for key, (mean, deviation) in last.items():
         spread = f" ± {deviation:.3g} over {len(runs)} seeds" if deviation is not None else ""
         console.say(f"{key}: {mean:.5g}{spread}")
-    console.say(f"The run is in {run.folder}; its report: {run.folder}/report.html")
+    for each in runs:
+        console.say(f"The run is in {each.folder}; its report: {each.folder}/report.html")
     offered = [v for v in ("generate", "predict", "sample", "evaluate") if v in verbs(run.system)]
     console.say(
         f"Next: fourfold {offered[0] if offered else 'show'} {run.folder} ...   (its verbs: {', '.join(verbs(run.system))})"

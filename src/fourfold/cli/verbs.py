@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 import types
 from collections.abc import Sequence
@@ -13,6 +14,10 @@ from fourfold.cli.parse import flag, parse, positional
 from fourfold.core.errors import UserError, nearest
 from fourfold.core.types import DOCUMENT, SOURCE
 
+PATH_LIKE = re.compile(
+    r"\S*/\S*\.\w{1,8}|\S+\.(txtt?|md|rst|py|jsonl?|csv|tsv|html?|tex|log|gz|zst|parquet)"
+)
+"""Words that nobody scores or embeds, but mistypes: one word with a folder or a text file's extension."""
 GLOBAL = ("out", "json", "quiet", "debug", "device")
 
 
@@ -238,6 +243,11 @@ def document(word: str) -> str:
     if word.startswith("@") and not exists:
         raise UserError(f"{path}: no such file (a text that begins with @ is written @@...)")
     if not exists:
+        if PATH_LIKE.fullmatch(word):
+            beside = [str(p) for p in path.parent.glob("*")] if path.parent.is_dir() else []
+            raise UserError(
+                f"{word}: no such file{nearest(word, beside)}; to take these words themselves, pipe them in with -"
+            )
         return word
     if not word.startswith("@"):
         print(

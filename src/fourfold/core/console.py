@@ -19,6 +19,7 @@ from fourfold.core.types import Picture
 from fourfold.core.words import duration, encodable, named, printable, short
 
 SAMPLE_LINES = 8  # of a preview, on the terminal
+SAMPLE_PAUSE = 20.0  # seconds between two samples in plain lines
 
 
 class Console(ABC):
@@ -140,11 +141,12 @@ class _Paced(Console):
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._clock, self._unit, self._step = Clock(), "examples", 0
-        self._said = -math.inf
+        self._said = self._sampled = -math.inf
         self._pending: tuple[float, int, Mapping[str, float], float | None] | None = None
 
     def start(self, title: str, unit: str, total: str) -> None:
         self._clock, self._unit, self._said = Clock(), unit, -math.inf
+        self._sampled = -math.inf
         self._pending = None
 
     def step(
@@ -204,6 +206,10 @@ class Plain(_Paced):
     def preview(self, sample: str | Picture) -> None:
         if isinstance(sample, Picture):
             return  # it is in the run's folder; a log has no use for its name
+        now = time.monotonic()
+        if now - self._sampled < SAMPLE_PAUSE:
+            return
+        self._sampled = now
         lines = printable(sample).split("\n")
         more = ["…"] if len(lines) > SAMPLE_LINES else []
         for line in [*lines[:SAMPLE_LINES], *more]:
@@ -253,6 +259,7 @@ class Json(_Paced):
         )
 
     def evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        self._step = step
         self.emit("evaluation", step=step, values=dict(values))
 
     def preview(self, sample: str | Picture) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -188,6 +189,9 @@ def parse(text: Any, annotation: Any) -> Any:
             return json.loads(text)
         except ValueError as error:
             raise UserError(f"{text}: not valid JSON: {error}") from error
+    if dict in origins and "=" in text:
+        pairs = (pair.partition("=") for pair in re.split(r",(?![^\[]*\])", text))
+        return {key.strip(): parse(value.strip(), Any) for key, _, value in pairs}
     if origins & {list, tuple, set, frozenset}:
         return [part.strip() for part in text.split(",")] if text else []
     if Literal in origins:

@@ -115,6 +115,9 @@ class Data(ABC):
 class DataOptions(Part, ABC):
     """A data configuration: makes `Data`."""
 
+    loose: ClassVar[frozenset[str]] = frozenset({"batch", "split", "strict", "window", "ordered"})
+    """Fields that may change under an old preparation; the others went into it."""
+
     @abstractmethod
     def open(self, sources: Any, *, seed: int = 0, valid: Any = None) -> Data:
         """Read the sources and fit the preparation on the training split only.

@@ -34,7 +34,11 @@ def command_line() -> str:
     """The exact command, quoted for a shell."""
     import shlex
 
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    name = Path(sys.argv[0]).name
+    if name == "__main__.py":
+        name = "fourfold"
+
+    return shlex.join([name, *sys.argv[1:]])
 
 
 def timestamp() -> str:

@@ -238,8 +238,26 @@ def load_weights(path: Path, model: nn.Module) -> None:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        detail = str(error).splitlines()[-1].strip()
-        raise UserError(f"{path}: these weights do not fit this model: {detail}") from error
+        raise UserError(
+            f"{path}: these weights do not fit this model: {_misfit(tensors, model)}"
+        ) from error
+
+
+def _misfit(tensors: dict[str, Tensor], model: nn.Module) -> str:
+    """How stored weights differ from a model's, in a few words."""
+    expected = model.state_dict()
+    for name, tensor in tensors.items():
+        if name in expected and tensor.shape != expected[name].shape:
+            return f"{name} is {tuple(tensor.shape)} there and {tuple(expected[name].shape)} here"
+    words = []
+    for names, what in (
+        ([n for n in expected if n not in tensors], "is missing there"),
+        ([n for n in tensors if n not in expected], "has no place here"),
+    ):
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            words.append(f"{names[0]}{more} {what}")
+    return ", ".join(words)
 
 
 class TakesShape:

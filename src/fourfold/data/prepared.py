@@ -75,7 +75,15 @@ class Prepared:
             if self.data.options.unseen == "zeros"
             else "counted as other"
         )
-        return [
+        filled = (
+            [
+                f"{name}: {count:,} missing cells filled as in training"
+                for name, count in self.missing.items()
+            ]
+            if self.data.parts is not None and not (self.data.parts == 0).any()
+            else []  # of the rows that were fitted, the fit has told
+        )
+        return filled + [
             f"{name}: {count:,} cells hold a category that training has not seen ({what})"
             for name, count in self.unseen.items()
         ]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from pydantic import PrivateAttr
 
 from fourfold.core.parts import Batch, Move, Objective
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from fourfold.core.run import Run
 
 
 class SquaredError(Objective):
@@ -23,6 +27,13 @@ class SquaredError(Objective):
 
     quadratic: ClassVar[bool] = True
     """Closed forms minimize this objective."""
+    _scale: float = PrivateAttr(1.0)
+
+    def prepare(self, run: Run) -> Self:
+        """Takes the scale by which the data standardized its target, where it did."""
+        fresh = self.model_copy()
+        fresh._scale = float(getattr(getattr(run.data, "target", None), "scale", 1.0))
+        return fresh
 
     def losses(self, model: nn.Module, batch: Batch) -> Iterator[Move]:
         """See `Objective.losses`."""
@@ -32,8 +43,8 @@ class SquaredError(Objective):
     def measure(
         self, model: nn.Module, batch: Batch
     ) -> Mapping[str, tuple[Tensor, Tensor | float]]:
-        """Mean squared and mean absolute error, in the targets' units."""
-        residuals = self._residuals(model, batch).double()
+        """Mean squared and mean absolute error, in the units of the data's target before it was standardized."""
+        residuals = self._residuals(model, batch).double() * self._scale
         count = residuals.numel()
         return {"mse": (residuals.square().sum(), count), "mae": (residuals.abs().sum(), count)}
 

@@ -46,7 +46,7 @@ class Gradient(Optimizer):
     schedule: schedules.Name = "cosine"
     """Shape of the learning rate after the warm-up; wsd is warm-up, stable, decay."""
     warmup: NonNegativeFloat = 0.0
-    """Linear warm-up: a share of the budget if below 1, otherwise a number of steps."""
+    """Linear warm-up: a share of the budget if below 1, otherwise a number of steps, a tenth of the budget at most."""
     final: Share = 0.0
     """Learning rate at the end of the budget, as a share of the peak."""
     decay_from: Share = 0.8

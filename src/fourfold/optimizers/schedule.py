@@ -20,14 +20,16 @@ def factor(
         schedule: the shape after the warm-up.
         step: steps done before this one.
         progress: share of the budget spent before this step, 0 to 1.
-        warmup: its length: a share of the budget if below 1, otherwise a number of steps.
+        warmup: its length: a share of the budget if below 1, otherwise a number of steps, which is
+            cut to a tenth of the budget where that is shorter.
         final: the factor at the end of the budget.
         decay_from: for "wsd", the progress at which the rate begins to fall linearly.
     """
     rise = 1.0
     start = 0.0
     if warmup >= 1:
-        rise = min(1.0, (step + 1) / warmup)
+        # a short budget must not be spent on the warm-up: it is over after a tenth of it at the latest
+        rise = min(1.0, max((step + 1) / warmup, progress / 0.1))
     elif warmup > 0:
         # a first step at progress 0 still moves
         rise = min(1.0, max(progress, 1e-3 * warmup) / warmup)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,8 @@ class Search(Stepper):
         super().__init__(config, objective, model, run, budget)
         if self.on_cpu:
             keep_freed_memory()
+        # torch's optimizers load it when the first one is made: 2 s that no budget in minutes should pay
+        importlib.import_module("torch._dynamo")
         self.data, self.epoch = data, 0
         self.stopping = Stopping(config.patience)
         self.evaluating = Cadence(config.evaluate_every)

@@ -129,6 +129,7 @@ class GPT(System):
         stop: tuple[str, ...] = (),
         count: PositiveInt = 1,
         seed: int | None = None,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
     ) -> Iterator[str]:
         """Continue a prompt. A single continuation comes in pieces, as it is made.
 
@@ -146,6 +147,7 @@ class GPT(System):
             stop: texts before which to end.
             count: continuations of each prompt.
             seed: the same seed gives the same continuations; None gives others each time.
+            precision: auto takes float32 where the most likely token must win (temperature 0), otherwise what is faster here.
         """
         data, model = _parts(run)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt) or [""]
@@ -167,6 +169,7 @@ class GPT(System):
                 sampling=sampling,
                 generators=generators,
                 end=data.vocabulary.end,
+                dtype=_dtype(precision, temperature),
             ):
                 if single:
                     yield piece
@@ -284,6 +287,12 @@ def _unknown_note(unknown: int, tokens: int) -> str:
 def _generator(run: Run, seed: int, number: int) -> torch.Generator:
     """Noise of a prompt's n-th continuation, the same for every prompt: no prompt depends on the others."""
     return torch.Generator(run.device).manual_seed((seed * 1_000_003 + number) % 2**63)
+
+
+def _dtype(precision: str, temperature: float) -> torch.dtype | None:
+    if precision == "auto" and temperature > 0:
+        return None  # the faster one here
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
 def _voice(data: TextData, known: Sequence[int], stop: Sequence[str]) -> Voice:
