@@ -12,6 +12,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch  # noqa: E402
 
+if os.environ.get("FOURFOLD_DATA"):
+    os.environ["FOURFOLD_DATA"] = str(Path(os.environ["FOURFOLD_DATA"]).resolve())
+else:
+    os.environ.pop(
+        "FOURFOLD_DATA", None
+    )  # an empty one, as the Makefile sets where no data is there
+
 torch.set_num_threads(1)
 
 
@@ -30,8 +37,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
     before = os.environ.get("FOURFOLD_CACHE")
     os.environ["FOURFOLD_CACHE"] = str(folder)
-    if "FOURFOLD_DATA" in os.environ:
-        os.environ["FOURFOLD_DATA"] = str(Path(os.environ["FOURFOLD_DATA"]).resolve())
     yield folder
     if before is None:
         del os.environ["FOURFOLD_CACHE"]

@@ -212,7 +212,7 @@ def _facts() -> dict[str, Any]:
         "compiler": compiler or "none found: torch.compile is not used",
         "matrix product": f"{_gflops():,.0f} GFLOP/s in float32",
         "cache": str(cache_folder()),
-        "data": os.environ.get("FOURFOLD_DATA", "FOURFOLD_DATA is not set"),
+        "data": os.environ.get("FOURFOLD_DATA") or "FOURFOLD_DATA is not set",
         "extras missing": ", ".join(missing) + f" (pip install 'fourfold[{missing[0]}]')"
         if missing
         else "none",

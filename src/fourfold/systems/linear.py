@@ -196,6 +196,7 @@ def _draw_coefficients(run: Run) -> Picture:
     fig, axes = subplots(height=1.2 + 0.24 * len(order))
     axes.barh(range(len(order)), effects[order], xerr=bars[order])
     axes.set_yticks(range(len(order)), [data.columns[i].name for i in order])
+    axes.locator_params(axis="x", nbins=5)  # long numbers must not run into one another
     axes.set_xlabel(f"change of {data.target.name}")
     cut = f" The {SHOWN} largest of {len(effects)}." if len(effects) > SHOWN else ""
     caption = (
