@@ -40,6 +40,8 @@ POINTS = 5_000
 class Descent(Gradient):
     """Stochastic gradient descent at a rate that suits standardized columns."""
 
+    algorithm: str = "sgd"
+    """A torch optimizer by name: sgd, adamw, adam, rmsprop, adagrad, ..."""
     lr: PositiveFloat = 0.03
     """Peak learning rate."""
 
