@@ -31,7 +31,7 @@ from fourfold.optimizers.search import Search
 
 SHAPES = {"4x128x128": (4, 128, 4, 128), "6x384x256": (6, 384, 6, 256)}
 """layers, width, heads, window"""
-BATCHES = {"4x128x128": (16, 32, 64), "6x384x256": (8, 16, 32)}
+BATCHES = {"4x128x128": (16, 32, 64), "6x384x256": (8, 16)}
 """Batches that are tried for speed."""
 ROOT = Path(__file__).parents[1]
 PEER_GRID = {1.0: [(12, 3e-3), (32, 3e-3)], 5.0: [(32, 3e-3)]}
@@ -98,11 +98,11 @@ def apart(contender: str, shape: str, batch: int, seconds: float) -> float:
     return float(done.stdout.split()[-1])
 
 
-def speed(rounds: int, seconds: float) -> dict[str, Any]:
+def speed(rounds: int, seconds: float, shapes: list[str]) -> dict[str, Any]:
     """Tokens a second through each loop, as its user would have it."""
     result = {}
     contenders = ("fourfold", "nanoGPT float32", "nanoGPT bfloat16")
-    for shape in SHAPES:
+    for shape in shapes:
         batch = {}
         for name in contenders:  # each contender's batch is tuned for its speed
             rates = {b: apart(name, shape, b, seconds / 2) for b in BATCHES[shape]}
@@ -168,6 +168,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each speed measurement")
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--shapes", nargs="+", choices=[*SHAPES], default=[*SHAPES])
     parser.add_argument("--contender", default="fourfold")
     parser.add_argument("--shape", choices=[*SHAPES], default="4x128x128")
     parser.add_argument("--batch", type=int, default=32)
@@ -176,7 +177,7 @@ def main() -> None:
         print(one(arguments.contender, arguments.shape, arguments.batch, arguments.seconds))
         return
     if arguments.what in ("speed", "all"):
-        keep("gpt_train", speed(arguments.rounds, arguments.seconds))
+        keep("gpt_train", speed(arguments.rounds, arguments.seconds, arguments.shapes))
     if arguments.what in ("quality", "all"):
         keep("gpt_train", quality(arguments.minutes, arguments.seeds, not arguments.no_peers))
 

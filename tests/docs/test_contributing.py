@@ -53,8 +53,8 @@ def test_the_example_gives_its_result(example: type[System]) -> None:
     assert said
     runs = [fourfold.fit(example, "diabetes", out=False, seed=s) for s in range(3)]
     found = statistics.fmean(run.evaluate()["mse"] for run in runs)
-    # other versions and processors round otherwise; 1 would be predicting the mean
-    assert found == pytest.approx(float(said[1]), abs=0.03)
+    # other versions and processors round otherwise; predicting the mean costs nearly twice as much
+    assert found == pytest.approx(float(said[1]), rel=0.06)
 
 
 def test_the_examples_verb_answers_for_every_row(example: type[System]) -> None:

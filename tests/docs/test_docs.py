@@ -15,7 +15,7 @@ from fourfold import api
 from fourfold.cli.fit import _option_name, fit_parameters
 from fourfold.cli.main import COMMANDS
 from fourfold.cli.parse import parse
-from fourfold.cli.verbs import arguments, parameters
+from fourfold.cli.verbs import PATH_LIKE, arguments, parameters
 from fourfold.core.errors import UserError
 from fourfold.core.registry import all_verbs, index, load_system
 from fourfold.core.system import verbs
@@ -168,6 +168,9 @@ def check_fit(words: list[str]) -> None:
 def check_verb(verb: str, words: list[str]) -> None:
     assert words and not words[0].startswith("-"), f"{verb}: the run comes first"
     refused = []
+    for word in words[1:]:
+        if PATH_LIKE.fullmatch(word) and not Path(word).exists():
+            Path(word).write_text("the reader of the page has such a file")
     for name in all_verbs()[verb]:
         method = verbs(load_system(name))[verb]
         try:
