@@ -49,6 +49,11 @@ class Budget:
         return cls(steps, minutes, log if minutes is not None else None)
 
     @property
+    def logged(self) -> int:
+        """Steps whose progress an interrupted process has written down."""
+        return len(self._logged)
+
+    @property
     def total(self) -> str:
         """The budget in words."""
         return f"{self.steps:,} steps" if self.steps is not None else f"{self.minutes:g} minutes"

@@ -58,6 +58,8 @@ class Search(Stepper):
         self.logging = Cadence(config.log_every)
         self.shown = 0.0
         self.evaluated_at = -1
+        self.evaluated_before: set[int] = set()
+        """Steps that a killed process had evaluated."""
         self.looking = 0.0
         """Seconds spent on evaluations and previews; under a budget in minutes they are kept few."""
 
@@ -127,7 +129,7 @@ class Search(Stepper):
         elif now - self.shown > SHOW_EVERY:
             self._show(now)
         due = self.evaluating.due(self.done, progress, now) and not self.budget.spent
-        if due and not (self.config.minutes and self.looking > MOST_LOOKING * now):
+        if due and self._worth_a_look(now):
             self.budget.pause()
             self._evaluate()
             self.budget.start()
@@ -135,6 +137,14 @@ class Search(Stepper):
             self.budget.pause()
             self._checkpoint()
             self.budget.start()
+
+    def _worth_a_look(self, now: float) -> bool:
+        """Under a budget in minutes evaluations are kept few; a step done again is evaluated if it was before."""
+        if not self.config.minutes:
+            return True
+        if self.done <= self.budget.logged:
+            return self.done in self.evaluated_before
+        return self.looking <= MOST_LOOKING * now
 
     def _log(self, now: float) -> None:
         self._look()
@@ -286,6 +296,9 @@ class Search(Stepper):
         from fourfold.core.state import latest_checkpoint, load_state, remove_leftovers
 
         remove_leftovers(self.run.folder)
+        self.evaluated_before = {
+            line["step"] for line in self.run.metrics.lines if "evaluation_seconds" in line
+        }
         last = latest_checkpoint(self.run.folder / "checkpoints")
         if last is None:
             self.budget.begin()
