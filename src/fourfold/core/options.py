@@ -286,11 +286,17 @@ def _flat(
 
 def _variants(system: type[Part], path: tuple[str, ...]) -> tuple[type[Part], ...]:
     """The variants behind a path that names a choice of parts; empty for any other path."""
+    classes = _classes_at(system, path)
+    return classes if len(classes) > 1 else ()
+
+
+def _classes_at(system: type[Part], path: tuple[str, ...]) -> tuple[type[Part], ...]:
+    """The Part classes that a path may lead to."""
     classes: tuple[type[Part], ...] = (system,)
     for key in path:
         fields = [c.model_fields[key] for c in classes if key in c.model_fields]
         classes = tuple(p for f in fields for p in parts_of(f.annotation))
-    return classes if len(classes) > 1 else ()
+    return classes
 
 
 def _set_part(
@@ -321,11 +327,9 @@ def _clear_exclusive(
     path: tuple[str, ...],
     given: Mapping[tuple[str, ...], Any],
 ) -> None:
-    classes: tuple[type[Part], ...] = (system,)
+    classes = _classes_at(system, path[:-1])
     node = tree
     for key in path[:-1]:
-        fields = [c.model_fields[key] for c in classes if key in c.model_fields]
-        classes = tuple(p for f in fields for p in parts_of(f.annotation))
         node = node.get(key, {})
     for group in {g for c in classes for g in c.exclusive if path[-1] in g}:
         for other in group:

@@ -16,7 +16,7 @@ from fourfold.core.parts import Data, Objective, Optimizer
 from fourfold.core.run import Run
 from fourfold.optimizers import schedule as schedules
 from fourfold.optimizers.cadence import Every
-from fourfold.optimizers.players import PlayerSettings, algorithms, checked_arguments
+from fourfold.optimizers.players import PlayerSettings, checked_arguments
 from fourfold.optimizers.precision import Precision
 
 Share = Annotated[float, Ge(0), Le(1)]
@@ -96,10 +96,6 @@ class Gradient(Optimizer):
         checked_arguments(self.algorithm.lower(), self.arguments)
         if self.algorithm.lower() != "muon" and self.other_lr is not None:
             raise ValueError("other_lr goes with algorithm muon only; rates sets single players")
-        if (
-            self.algorithm.lower() not in algorithms()
-        ):  # pragma: no cover  # checked_arguments has refused
-            raise ValueError(self.algorithm)
         return self
 
     def settings(self, player: str) -> PlayerSettings:
