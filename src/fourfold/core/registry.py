@@ -137,9 +137,10 @@ def index() -> dict[str, Entry]:
     """Every system by name, sorted."""
     modules = list(_modules())
     base = Path(__file__)
+    tasks = sorted(base.parents[1].glob("tasks/*.py"))  # whose classes systems inherit verbs from
     stamps = [
         (str(p), p.stat().st_mtime_ns)
-        for p in (base, base.with_name("system.py"), *(p for _, p in modules))
+        for p in (base, base.with_name("system.py"), *tasks, *(p for _, p in modules))
     ]
     key = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:16]
     cache = cache_folder() / f"index-{key}.json"

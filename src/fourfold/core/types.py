@@ -24,11 +24,15 @@ class Picture:
     title: str
     png: bytes
     caption: str = ""
+    svg: str = ""
+    """The same drawn as SVG, where it can be looked into (links, titles, steps); empty if only pixels exist."""
 
     def save(self, path: str | Path) -> None:
-        """Write the PNG, or convert by extension (.jpg, .webp, .pdf) through Pillow."""
+        """Write the PNG or, where there is one, the SVG; or convert by extension (.jpg, .webp, .pdf) through Pillow."""
         path = Path(path)
-        if path.suffix.lower() == ".png":
+        if path.suffix.lower() == ".svg" and self.svg:
+            path.write_text(self.svg, encoding="utf-8")
+        elif path.suffix.lower() == ".png":
             path.write_bytes(self.png)
         else:
             import io
@@ -70,3 +74,17 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     caption: str = ""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` and `inspect` give: a verdict in words, with the evidence in tables and pictures."""
+
+    title: str
+    sentences: tuple[str, ...] = ()
+    """The verdict first, then what it rests on."""
+    tables: tuple[Table, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join(self.sentences)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fourfold.core.errors import UserError, nearest
+from fourfold.core.targets import Target
 from fourfold.data import kinds
 from fourfold.data.columns import Encoding, Reader, Rules, Statistics, encoding_of, ordered
 from fourfold.data.rows import Format, Piece, Rows
@@ -16,7 +17,6 @@ from fourfold.data.table import (
     Schema,
     TableData,
     Tabular,
-    Target,
     column_missing,
     fingerprint,
     text_columns,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fourfold.core.errors import UserError
+from fourfold.core.targets import Target
 from fourfold.data.columns import Reader, cells
 from fourfold.data.rows import Rows
-from fourfold.data.table import Tabular, Target
+from fourfold.data.table import Tabular
 
 if TYPE_CHECKING:
     import polars as pl

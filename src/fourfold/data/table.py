@@ -21,6 +21,7 @@ from pydantic import PositiveInt, model_validator
 
 from fourfold.core.errors import UserError, nearest
 from fourfold.core.parts import Batch, DataOptions, Split
+from fourfold.core.targets import Target
 from fourfold.data.columns import Column, Encoding, Kind
 from fourfold.data.loading import Indexed
 from fourfold.data.rows import Format, Rows
@@ -105,18 +106,6 @@ class Tabular(DataOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
-    """How the target column is read."""
-
-    name: str
-    kind: Literal["number", "category"]
-    classes: tuple[str, ...] = ()
-    mean: float = 0.0
-    scale: float = 1.0
-    """A prepared number is (original - mean) / scale."""
-
-
-@dataclasses.dataclass(frozen=True)
 class Schema:
     """What was fitted: all that preparing other rows takes."""
 
@@ -136,7 +125,9 @@ class Schema:
         encodings = tuple(
             Encoding(**{**e, "categories": tuple(e["categories"])}) for e in stored["encodings"]
         )
-        target = Target(**{**stored["target"], "classes": tuple(stored["target"]["classes"])})
+        told = stored["target"]
+        listed = {key: tuple(told.get(key, ())) for key in ("classes", "counts")}
+        target = Target(**{**told, **listed})
         return cls(encodings, target, stored["fingerprint"], stored["facts"])
 
 
