@@ -17,16 +17,17 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
-    from fourfold.api import fit, list_systems, open
+    from fourfold.api import fit, list_systems, open, save
     from fourfold.core.errors import UserError
     from fourfold.core.run import Run
     from fourfold.core.system import System, system
 
-__all__ = ["__version__", "Run", "System", "UserError", "fit", "list_systems", "open", "system"]
+__all__ = ["__version__", "Run", "System", "UserError", "fit", "list_systems", "open", "save", "system"]
 
 _PLACES = {
     "fit": "fourfold.api",
     "open": "fourfold.api",
+    "save": "fourfold.api",
     "list_systems": "fourfold.api",
     "UserError": "fourfold.core.errors",
     "Run": "fourfold.core.run",

@@ -14,11 +14,12 @@ import torch
 from fourfold.core.console import Console
 from fourfold.core.errors import Interrupted, UserError
 from fourfold.core.folders import find_run, new_folder
+from fourfold.core.metrics import Metrics
 from fourfold.core.options import merge, parts_of
 from fourfold.core.registry import Entry, index, load_system, register
 from fourfold.core.run import Run
 from fourfold.core.sources import describe, stored, timestamp
-from fourfold.core.state import latest_checkpoint, load_weights, refused
+from fourfold.core.state import latest_checkpoint, load_weights, refused, save_weights
 from fourfold.core.system import System
 
 if TYPE_CHECKING:
@@ -39,6 +40,32 @@ def open(run: str | os.PathLike[str], *, device: str | None = None) -> Run:
         UserError: no such run, or damaged, or written by a newer version.
     """
     return Run.open(os.fspath(run), device=device)
+
+
+def save(run: Run, folder: str | os.PathLike[str]) -> Path:
+    """Write a run that was fitted in memory as a run folder; from here on it lives there.
+
+    Raises:
+        UserError: the run has a folder already, the folder holds a run, or it cannot be written.
+    """
+    if run.folder is not None:
+        raise UserError(f"this run is in {run.folder} already")
+    model = run.model
+    place = _fresh_folder(run.system.name, folder)
+    assert place is not None  # noqa: S101
+    with _room_in(place):
+        place.mkdir(parents=True, exist_ok=True)
+        run.folder = place
+        lines, run.metrics = run.metrics.lines, Metrics(place / "metrics.jsonl")
+        run.metrics.lines = lines
+        run.metrics.cut(len(lines))
+        run.data.save(place / "data")
+        save_weights(place / "weights.safetensors", model)
+        run.save_configuration()
+        from fourfold.look.report import of, write
+
+        write(place / "report.html", of(run))
+    return place
 
 
 def configure(

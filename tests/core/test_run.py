@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -370,3 +371,20 @@ def test_other_conditions_are_said(tmp_path: Path) -> None:
     path.write_text(text.replace(f"threads = {torch.get_num_threads()}", "threads = 64"))
     resumed = fourfold.api.resume(tmp_path / "run", steps=8)  # type: ignore[attr-defined]
     assert any("threads was 64 and is 1" in note for note in resumed.notes)
+
+
+def test_a_run_in_memory_can_be_saved_later(tmp_path: Path) -> None:
+    columns = {"x": np.arange(40.0), "y": 3 * np.arange(40.0) + 1}
+    run = fourfold.fit("linear", columns, target="y", out=False)
+    folder = fourfold.save(run, tmp_path / "later")
+    opened = fourfold.open(folder)
+    assert (
+        opened.predict(columns)["prediction"].to_list()
+        == run.predict(columns)["prediction"].to_list()
+    )
+    assert opened.metrics.lines == run.metrics.lines and (folder / "report.html").exists()
+    with pytest.raises(fourfold.UserError, match="is in .* already"):
+        fourfold.save(run, tmp_path / "again")
+    other = fourfold.fit("linear", columns, target="y", out=False)
+    with pytest.raises(fourfold.UserError, match="holds a run already"):
+        fourfold.save(other, folder)

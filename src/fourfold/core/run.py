@@ -180,6 +180,10 @@ class Run:
     def data(self, data: Data) -> None:
         self._data = self._examples = data
 
+    def release(self, prepared: Data) -> None:
+        """Let go of the examples: from here on the data is its preparation only."""
+        self._data, self._examples = prepared, None
+
     def examples(self) -> Data:
         """The data with the examples of this run's own source, opened again and checked.
 
