@@ -1,0 +1,180 @@
+"""The compiled kernel against its plain form, autograd, and what sampling and Huffman codes should be."""
+
+from __future__ import annotations
+
+import heapq
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from fourfold.kernels import word2vec as kernel
+from fourfold.kernels import word2vec_plain as plain
+from fourfold.models.word_vectors import WordVectors
+from fourfold.objectives.words import WordPrediction, alias_cells, huffman
+
+WORDS, WIDTH = 23, 10
+COUNTS = np.random.default_rng(5).integers(3, 90, WORDS)
+LOSSES = ("negative", "sampled", "hierarchical", "softmax", "contrast")
+KINDS = {
+    "negative": kernel.SIGMOIDS, "sampled": kernel.SOFTMAX, "softmax": kernel.SOFTMAX,
+    "contrast": kernel.CONTRAST, "hierarchical": kernel.PATH,
+}  # fmt: skip
+
+
+def prepared(loss: str) -> WordPrediction:
+    run = SimpleNamespace(data=SimpleNamespace(vocabulary=SimpleNamespace(counts=COUNTS)))
+    return WordPrediction(loss=loss).prepare(run)  # type: ignore[arg-type]
+
+
+def model_of(objective: WordPrediction, algorithm: str, mean: bool) -> WordVectors:
+    torch.manual_seed(0)
+    made = WordVectors(
+        WORDS, WIDTH, outputs=objective.rows(WORDS), bias=objective.biased, algorithm=algorithm, mean=mean,  # type: ignore[arg-type]
+    )  # fmt: skip
+    with torch.no_grad():
+        made.inputs[:, :WIDTH] = torch.randn(WORDS, WIDTH) / 2
+        made.outputs[:, : WIDTH + objective.biased] = (
+            torch.randn(len(made.outputs), WIDTH + objective.biased) / 2
+        )
+    return made
+
+
+def settings_of(
+    objective: WordPrediction, model: WordVectors, total: int, rate: float = 0.3
+) -> kernel.Settings:
+    negatives = -1 if objective.loss == "softmax" else objective.negatives
+    together = model.algorithm == "cbow"
+    kind = KINDS[objective.loss]
+    return kernel.Settings(
+        3, negatives, kind, together, model.mean, model.bias, rate, min(rate, 0.01), float(total)
+    )
+
+
+def run_kernel(
+    corpus: Any, tables: Any, settings: Any, model: WordVectors, state: int
+) -> tuple[np.ndarray, ...]:
+    inputs, outputs = model.inputs.detach().numpy().copy(), model.outputs.detach().numpy().copy()
+    seen, stats_ = np.zeros((1, 8), np.int64), np.zeros((1, 8))
+    generator = np.array([state], np.uint64)
+    last = len(corpus.ends) - 1
+    kernel.train(corpus, tables, settings, inputs, outputs, 0, last, 0, seen, generator, stats_)
+    return inputs, outputs, generator, stats_
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("algorithm, mean", [("skip-gram", True), ("cbow", True), ("cbow", False)])
+def test_the_kernel_does_what_its_plain_form_says(loss: str, algorithm: str, mean: bool) -> None:
+    random = np.random.default_rng(1)
+    words = random.choice(WORDS, 400, p=COUNTS / COUNTS.sum()).astype(np.int32)
+    corpus = kernel.Corpus(words, np.array([0, 1, 40, 40, 150, 400], np.int64))
+    objective = prepared(loss)
+    model = model_of(objective, algorithm, mean)
+    keep = random.uniform(0.4, 1.4, WORDS).astype(np.float32)
+    rate = 0.3 if mean else 0.05  # a sum takes larger steps
+    tables, settings = objective.tables(keep), settings_of(objective, model, 500, rate)
+    inputs, outputs, generator, _ = run_kernel(corpus, tables, settings, model, 987654321)
+    slow_in, slow_out = (m.detach().double().numpy().copy() for m in (model.inputs, model.outputs))
+    state = plain.train(corpus, tables, settings, slow_in, slow_out, 0, 5, 987654321)
+    assert int(generator[0]) == state
+    # the logistic function is a table of cells of 1/512 in the kernel: at most 5e-4 off a score's slope
+    np.testing.assert_allclose(inputs, slow_in, atol=0.02)
+    np.testing.assert_allclose(outputs, slow_out, atol=0.02)
+    moved = np.abs(slow_in - model.inputs.detach().numpy()).max()
+    assert moved > 0.2  # else the tolerance would hide everything
+    assert (inputs[:, WIDTH + objective.biased :] == 0).all()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("algorithm, mean", [("skip-gram", True), ("cbow", False)])
+def test_one_window_steps_along_autograds_gradient(loss: str, algorithm: str, mean: bool) -> None:
+    """A sentence of two words: two windows, the second apart by its rate of nearly zero."""
+    objective = prepared(loss)
+    model = model_of(objective, algorithm, mean).double()
+    corpus = kernel.Corpus(np.array([4, 7], np.int32), np.array([0, 2], np.int64))
+    tables = objective.tables(np.ones(WORDS, np.float32))
+    rate = 1e-3
+    settings = settings_of(objective, model, 10**9, rate)
+    before = [m.detach().clone() for m in (model.inputs, model.outputs)]
+    slow = [m.detach().numpy().copy() for m in (model.inputs, model.outputs)]
+    plain.train(corpus, tables, settings, *slow, 0, 1, 77)
+    # the same draws, window after window
+    generator = plain.Generator(77)
+    total = torch.zeros((), dtype=torch.float64)
+    for context, middle in ((7, 4), (4, 7)):
+        generator.bits()
+        batch = {"context": torch.tensor([[context, -1]]), "middle": torch.tensor([middle])}
+        if loss in ("negative", "sampled", "contrast"):
+            drawn = [
+                generator.sample(tables.probability, tables.alias)
+                for _ in range(objective.negatives)
+            ]
+            batch["negatives"] = torch.tensor([drawn])
+        (move,) = objective.losses(model, batch)
+        total = total + move.loss
+    gradients = torch.autograd.grad(total, [model.inputs, model.outputs])
+    for after, first, gradient, name in zip(slow, before, gradients, ("in", "out"), strict=True):
+        step = (torch.from_numpy(after) - first) / rate
+        if model.bias >= 0 and name == "in":
+            gradient = gradient.clone()
+            gradient[:, model.bias] = 0  # a column of ones, not a weight
+        # the second window sees what the first has moved: a difference of the order of the rate
+        torch.testing.assert_close(step, -gradient, atol=0.02, rtol=0)
+        assert step.abs().max() > 0.1
+
+
+def test_the_sampler_draws_from_its_distribution() -> None:
+    objective = prepared("negative")
+    probability, alias = alias_cells(objective.noise)
+    state = np.array([12345], np.uint64)
+    drawn = np.bincount(
+        [kernel.sample(state, probability, alias) for _ in range(60_000)], minlength=WORDS
+    )
+    assert stats.chisquare(drawn, objective.noise * drawn.sum()).pvalue > 1e-3
+    uniform = np.full(WORDS, drawn.sum() / WORDS)
+    assert stats.chisquare(drawn, uniform).pvalue < 1e-9  # the test can tell
+
+
+def test_huffman_codes_are_of_least_length_and_no_code_begins_another() -> None:
+    begins, nodes, labels = huffman(COUNTS)
+    codes = [tuple(labels[begins[w] : begins[w + 1]].astype(int).tolist()) for w in range(WORDS)]
+    length = sum(int(c) * len(code) for c, code in zip(COUNTS, codes, strict=True))
+    heap = [int(c) for c in COUNTS]
+    heapq.heapify(heap)
+    least = 0
+    while len(heap) > 1:
+        merged = heapq.heappop(heap) + heapq.heappop(heap)
+        least += merged
+        heapq.heappush(heap, merged)
+    assert length == least
+    assert not any(a != b and b[: len(a)] == a for a in codes for b in codes)
+    assert len(set(codes)) == WORDS and nodes.max() == WORDS - 2
+
+
+def test_huffman_codes_of_the_textbook() -> None:
+    """Cormen et al., figure 16.4: frequencies 45, 13, 12, 16, 9, 5 have codes of 1, 3, 3, 3, 4, 4 bits."""
+    begins, _, _ = huffman(np.array([45, 13, 12, 16, 9, 5]))
+    assert np.diff(begins).tolist() == [1, 3, 3, 3, 4, 4]
+
+
+@pytest.mark.parametrize("loss", ["negative", "hierarchical"])
+def test_the_loss_is_that_of_the_formula(loss: str) -> None:
+    objective = prepared(loss)
+    model = model_of(objective, "skip-gram", True)
+    corpus = kernel.Corpus(np.array([3, 8], np.int32), np.array([0, 2], np.int64))
+    tables = objective.tables(np.ones(WORDS, np.float32))
+    *_, found = run_kernel(corpus, tables, settings_of(objective, model, 10, rate=1e-9), model, 5)
+    generator = plain.Generator(5)
+    generator.bits()
+    batch = {"context": torch.tensor([[8]]), "middle": torch.tensor([3])}
+    if loss == "negative":
+        drawn = [
+            generator.sample(tables.probability, tables.alias) for _ in range(objective.negatives)
+        ]
+        batch["negatives"] = torch.tensor([drawn])
+    (move,) = objective.losses(model, batch)
+    assert found[0, 1] == 1  # every 64th window is measured, the first among them
+    assert found[0, 0] == pytest.approx(float(move.loss.detach()), rel=1e-5)
