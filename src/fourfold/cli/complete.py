@@ -47,6 +47,8 @@ def _whole() -> App:
         if name != "fit":
             app.command(collector([]), name=name, help=text)
     for verb, systems in all_verbs().items():
+        if verb in COMMANDS:
+            continue  # a command that does more than the verb of its name
         flags = {}
         for system in systems:
             for parameter in parameters(verbs(load_system(system))[verb]):

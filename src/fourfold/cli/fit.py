@@ -27,6 +27,13 @@ def common_flags(sizes: tuple[str, ...] = ()) -> list[inspect.Parameter]:
             1,
         ),
         flag(
+            "folds",
+            ["--folds"],
+            str,
+            "Of a table: hold out each of so many folds in turn before the run itself; mean and deviation are printed.",
+        ),
+        flag("repeats", ["--repeats"], str, "Repeat the folds with other partitions.", 1),
+        flag(
             "size",
             ["--size"],
             str,
@@ -44,8 +51,10 @@ def common_flags(sizes: tuple[str, ...] = ()) -> list[inspect.Parameter]:
     ]
 
 
-def fit_parameters(cls: Any) -> list[inspect.Parameter]:
-    """Every flag of a system's fit, grouped by part."""
+def fit_parameters(
+    cls: Any, common: list[inspect.Parameter] | None = None
+) -> list[inspect.Parameter]:
+    """Every flag of a system's fit, grouped by part, and those of every fit or of another command."""
     from fourfold.core.options import options, short_names
 
     order = {"Model": 1, "Data": 2, "Objective": 3, "Optimizer": 4}
@@ -63,7 +72,7 @@ def fit_parameters(cls: Any) -> list[inspect.Parameter]:
             path[0].capitalize() if path[0] in ("data", "objective", "optimizer") else "Model", 5
         )
         parameters.append(of_option(option, is_short, rank))
-    return [*parameters, *common_flags(tuple(cls.sizes))]
+    return [*parameters, *(common_flags(tuple(cls.sizes)) if common is None else common)]
 
 
 def fit_command(tokens: list[str]) -> None:
@@ -93,28 +102,41 @@ def fit_command(tokens: list[str]) -> None:
     if parsed is None:
         return None
     sources, values = parsed
-    overrides = {_option_name(k): v for k, v in values.items() if k.startswith("o_") or "." in k}
-    common = {k: v for k, v in values.items() if not (k.startswith("o_") or "." in k)}
-    for number in ("seed", "seeds"):
+    overrides, common = of_options(values)
+    for number in ("seed", "seeds", "folds", "repeats"):
         if number in common:
-            common[number] = _whole(number, common[number])
+            common[number] = whole(number, common[number])
     _run_fit(name, list(sources), given, overrides, common)
     return None
+
+
+def of_options(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parsed flags as options of the system, by path, and flags of the command."""
+    mine = {k for k in values if k.startswith("o_") or "." in k}
+    overrides = {_option_name(k): v for k, v in values.items() if k in mine}
+    return overrides, {k: v for k, v in values.items() if k not in mine}
 
 
 def _option_name(key: str) -> str:
     return key[2:].replace("__", ".") if key.startswith("o_") else key
 
 
-def _whole(name: str, text: str) -> int:
+LEAST = {"seeds": 1, "trials": 1, "repeats": 1, "folds": 2, "outer": 2}
+"""Of whole numbers on the command line; of others 0."""
+
+
+def whole(name: str, text: str) -> int:
+    """A flag's text as a whole number.
+
+    Raises:
+        UserError: it is none, or too small.
+    """
     try:
         value = int(text)
     except ValueError:
         raise UserError(f"--{name}: expected a whole number, got {text!r}") from None
-    if value < (1 if name == "seeds" else 0):
-        raise UserError(
-            f"--{name}: expected {'1' if name == 'seeds' else '0'} or more, got {value}"
-        )
+    if value < LEAST.get(name, 0):
+        raise UserError(f"--{name}: expected {LEAST.get(name, 0)} or more, got {value}")
     return value
 
 
@@ -190,13 +212,15 @@ def _run_fit(
     console = make_console(quiet=quiet, json=as_json)
     if resumed:
         asked = {**common, **({"seeds": seeds} if seeds > 1 else {})}
-        never = ("out", "seed", "seeds", "size", "valid", "from_", "dry_run")
+        never = ("out", "seed", "seeds", "folds", "repeats", "size", "valid", "from_", "dry_run")
         refused = [k.rstrip("_").replace("_", "-") for k in never if k in asked]
         if refused or given:
             what = f"--{refused[0]}" if refused else given["path"]
             raise UserError(
                 f"--resume goes on exactly as the run was begun, so {what} does not go with it"
             )
+    if "folds" in common or "repeats" in common:
+        return _run_folds(system, source, arguments, seeds, overrides, console, as_json)
     if arguments.pop("dry_run", False):
         return _say_plan(api.plan(system, source, **arguments, **overrides), as_json)
     if resumed:
@@ -224,6 +248,44 @@ def _run_fit(
         )
         console = make_console(quiet=quiet, json=as_json)
     return _say_end(runs, console, as_json)
+
+
+def _run_folds(
+    system: Any,
+    source: Any,
+    arguments: dict[str, Any],
+    seeds: int,
+    overrides: dict[str, Any],
+    console: Any,
+    as_json: bool,
+) -> None:
+    """`--folds`: every fold's run, then the run itself."""
+    from fourfold.core.sources import command_line
+    from fourfold.selection.folds import cross_validate
+
+    if "folds" not in arguments:
+        raise UserError("--repeats goes with --folds")
+    given = [k for k in ("valid", "from_", "dry_run", "tensorboard") if arguments.pop(k, None)]
+    if seeds > 1:
+        raise UserError("--folds with --seeds: --repeats does both, each time with another seed")
+    if given:
+        name = given[0].rstrip("_").replace("_", "-")
+        raise UserError(
+            f"--folds holds out each fold of the rows in turn, so --{name} does not go with it"
+        )
+    found = cross_validate(
+        system, source, console=console, command=command_line(), **arguments, **overrides
+    )
+    if as_json:
+        import json
+
+        summary = {n: {"mean": m, "deviation": d} for n, (m, d) in found.summary.items()}
+        told = {"event": "end", "runs": [str(found.run.folder)], "folds": summary}
+        print(json.dumps(told), flush=True)
+        return
+    for line in str(found).splitlines():
+        console.say(line)
+    _say_end([found.run], console, as_json)
 
 
 def _say_end(runs: list[Any], console: Any, as_json: bool) -> None:
@@ -259,16 +321,13 @@ def _say_end(runs: list[Any], console: Any, as_json: bool) -> None:
 
 def _final(run: Any) -> dict[str, float]:
     """The best of each validation measure, or the last training loss."""
-    best: dict[str, float] = {}
-    names = {k for line in run.metrics.lines for k in line if k.startswith("valid.")}
-    if names:
-        rows = [line for line in run.metrics.lines if any(k in line for k in names)]
-        first = next(k for k in rows[0] if k in names)
-        row = min(rows, key=lambda r: r.get(first, float("inf")))
-        best = {k: row[k] for k in row if k in names}
-    elif run.metrics.lines:
-        best = {k: v for k, v in run.metrics.lines[-1].items() if k.endswith("loss")}
-    return best
+    from fourfold.core.metrics import best_line
+
+    row = best_line(run.metrics.lines)
+    if row is not None:
+        return {k: v for k, v in row.items() if k.startswith("valid.")}
+    last = run.metrics.lines[-1] if run.metrics.lines else {}
+    return {k: v for k, v in last.items() if k.endswith("loss")}
 
 
 def _say_plan(plan: dict[str, Any], as_json: bool) -> None:

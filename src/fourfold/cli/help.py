@@ -46,7 +46,7 @@ def fit_overview() -> None:
         [(e.name, f"reads {e.reads}: {e.summary}") for e in index().values()],
     )
     sys.stdout.write(
-        "\nOptions of every fit\n  --out --seed --seeds --size --valid --device --resume --from --dry-run --tensorboard --quiet --json --debug\n"
+        "\nOptions of every fit\n  --out --seed --seeds --folds --repeats --size --valid --device --resume --from --dry-run --tensorboard --quiet --json --debug\n"
         "  and any field of the system by its name: --optimizer.lr 3e-4, or --lr 3e-4 where that is unique\n"
     )
 

@@ -11,9 +11,15 @@ from fourfold.core.errors import Interrupted, UserError, nearest
 
 COMMANDS = {
     "fit": ("fourfold.cli.fit", "Train a system on data."),
+    "search": ("fourfold.cli.search", "Try options of a system, and fit it with the best."),
     "list": ("fourfold.cli.show", "Every system: what it reads, its verbs, its source."),
     "runs": ("fourfold.cli.show", "What has been trained here."),
     "show": ("fourfold.cli.show", "One run in full, or the newest: `show last`."),
+    "explain": (
+        "fourfold.cli.explain",
+        "An expression with its gradients, a probability table, or a run on an input.",
+    ),
+    "serve": ("fourfold.cli.serve", "The verbs of runs over HTTP, and a page to use them."),
     "doctor": ("fourfold.cli.show", "What this machine has: threads, bf16, compiler, extras, GPU."),
     "completion": (
         "fourfold.cli.complete",
@@ -37,8 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = 2
     except Interrupted as stopped:
         print(
-            f"fourfold: stopped after step {stopped.step:,}; a checkpoint was written; "
-            f"to go on exactly there: {stopped.command}",
+            f"fourfold: stopped after {stopped.after}; to go on exactly there: {stopped.command}",
             file=sys.stderr,
         )
         code = 128 + stopped.signum

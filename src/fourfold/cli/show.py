@@ -93,7 +93,7 @@ def runs_command(tokens: list[str]) -> None:
 
 def _row(path: Any) -> dict[str, Any]:
     from fourfold.core.folders import read_toml
-    from fourfold.core.metrics import Metrics
+    from fourfold.core.metrics import Metrics, best_line
 
     empty = {
         "run": str(path),
@@ -110,10 +110,8 @@ def _row(path: Any) -> dict[str, Any]:
     lines = Metrics(path / "metrics.jsonl").lines
     steps = [line["step"] for line in lines if "step" in line]
     seconds = [line["seconds"] for line in lines if "seconds" in line]
-    names = [k for line in lines for k in line if k.startswith("valid.")]
-    result = ""
-    if names:
-        result = f"{names[0]} {min(line[names[0]] for line in lines if names[0] in line):.4g}"
+    best = best_line(lines) or {}
+    result = next((f"{k} {v:.4g}" for k, v in best.items() if k.startswith("valid.")), "")
     from fourfold.core.words import duration
 
     return {

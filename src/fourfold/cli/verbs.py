@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any
 
 from fourfold.cli.parse import flag, parse, positional
 from fourfold.core.errors import UserError, nearest
+from fourfold.core.signatures import argument_help, marks, takes_many
 from fourfold.core.types import DOCUMENT, SOURCE
 
 PATH_LIKE = re.compile(
@@ -81,8 +81,8 @@ def parameters(method: Any) -> list[inspect.Parameter]:
     made = []
     for parameter in list(inspect.signature(method).parameters.values())[2:]:
         annotation = annotations.get(parameter.name, str)
-        text = _help(method, parameter.name)
-        many = _many(annotation)
+        text = argument_help(method, parameter.name)
+        many = takes_many(annotation)
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             name = parameter.name.rstrip("_").replace("_", "-")
             if parameter.name in GLOBAL:
@@ -122,37 +122,6 @@ def parameters(method: Any) -> list[inspect.Parameter]:
     ]
 
 
-def _help(method: Any, name: str) -> str:
-    """The line of an argument in the docstring's Args section."""
-    lines = (inspect.getdoc(method) or "").splitlines()
-    for line in lines:
-        if line.strip().startswith(f"{name}:"):
-            return line.strip()[len(name) + 1 :].strip()
-    return ""
-
-
-def _marks(annotation: Any) -> list[Any]:
-    if get_origin(annotation) is Annotated:
-        return [*_marks(get_args(annotation)[0]), *get_args(annotation)[1:]]
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [m for a in get_args(annotation) for m in _marks(a)]
-    return []
-
-
-def _many(annotation: Any) -> bool:
-    """Whether several words on the command line are one argument."""
-    if SOURCE in _marks(annotation):
-        return True
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _many(get_args(annotation)[0])
-    if origin in (Union, types.UnionType):
-        return any(_many(a) for a in get_args(annotation))
-    return origin in (list, tuple) or (
-        isinstance(origin, type) and issubclass(origin, Sequence) and origin is not str
-    )
-
-
 def arguments(
     method: Any, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> tuple[list[Any], dict[str, Any]]:
@@ -170,21 +139,20 @@ def arguments(
     positionals: list[Any] = []
     for parameter in places:
         annotation = annotations.get(parameter.name, str)
-        if _many(annotation):
+        if takes_many(annotation):
             value: Any = rest if len(rest) != 1 else rest[0]
             rest = []
             if value == []:
-                if parameter.default is inspect.Parameter.empty and SOURCE not in _marks(
-                    annotation
-                ):
+                if parameter.default is inspect.Parameter.empty and SOURCE not in marks(annotation):
                     raise UserError(
                         f"{parameter.name.upper()} is missing: fourfold {method.__name__} RUN {parameter.name.upper()}"
                     )
                 break
-            if DOCUMENT in _marks(annotation):
-                value = [document(v) for v in value] if isinstance(value, list) else document(value)
+            if DOCUMENT in marks(annotation):
+                read = place_or_text if SOURCE in marks(annotation) else document
+                value = [read(v) for v in value] if isinstance(value, list) else read(value)
             positionals.append(
-                value if SOURCE in _marks(annotation) else _value(parameter.name, value, annotation)
+                value if SOURCE in marks(annotation) else _value(parameter.name, value, annotation)
             )
             continue
         if not rest:
@@ -192,19 +160,19 @@ def arguments(
         word = rest.pop(0)
         if word is None:
             break
-        if DOCUMENT in _marks(annotation):
+        if DOCUMENT in marks(annotation):
             word = document(word)
         positionals.append(
-            word if SOURCE in _marks(annotation) else _value(parameter.name, word, annotation)
+            word if SOURCE in marks(annotation) else _value(parameter.name, word, annotation)
         )
     keywords = {}
     for key, word in kwargs.items():
         annotation = annotations.get(key, str)
-        if DOCUMENT in _marks(annotation):
+        if DOCUMENT in marks(annotation):
             word = document(word)
         keywords[key] = (
             word
-            if SOURCE in _marks(annotation)
+            if SOURCE in marks(annotation)
             else _value(f"--{key.rstrip('_').replace('_', '-')}", word, annotation)
         )
     return positionals, keywords
@@ -223,6 +191,23 @@ def _value(name: str, word: Any, annotation: Any) -> Any:
         raise UserError(
             f"{name}: expected {message.removeprefix('input should be ')}, got {word!r}"
         ) from None
+
+
+def place_or_text(word: str) -> Path | str:
+    """For what takes a source or a text: an existing file, `@file` or - as a path, any other word as it is.
+
+    Raises:
+        UserError: `@file` does not exist, or the word looks like a file and is none.
+    """
+    if word in ("-", "@-"):
+        return Path("-")
+    name = word[1:] if word.startswith("@") and not word.startswith("@@") else word
+    try:
+        if Path(name).exists():
+            return Path(name)
+    except (OSError, ValueError):
+        pass  # a long text is no file name
+    return document(word)
 
 
 def document(word: str) -> str:

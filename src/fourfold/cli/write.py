@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from fourfold.core.errors import UserError, nearest
-from fourfold.core.types import Picture, Score
+from fourfold.core.types import Explanation, Picture, Score
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tiff", ".pdf"}
+"""Extensions of pictures made of pixels."""
 
 
 def write(value: Any, out: Path | None, *, as_json: bool, verb: str, quiet: bool = False) -> None:
@@ -33,7 +36,7 @@ def write(value: Any, out: Path | None, *, as_json: bool, verb: str, quiet: bool
         print(f"Written to {path}", file=sys.stderr)
 
 
-def _write(value: Any, out: Path | None, as_json: bool, verb: str) -> Path | None:
+def _write(value: Any, out: Path | None, as_json: bool, verb: str) -> Path | str | None:
     """Write; the file that was made, if there is one to tell of."""
     module = type(value).__module__.split(".")[0]
     if isinstance(value, str):
@@ -45,6 +48,8 @@ def _write(value: Any, out: Path | None, as_json: bool, verb: str) -> Path | Non
         return None
     if isinstance(value, Score):
         return _score(value, out, as_json)
+    if isinstance(value, Explanation):
+        return _explanation(value, out, as_json, verb)
     if module == "PIL":
         file = io.BytesIO()
         value.save(file, "PNG")
@@ -99,11 +104,66 @@ def _picture(picture: Picture, out: Path | None, verb: str) -> Path | None:
         sys.stdout.buffer.write(picture.png)
         return None
     path = out or Path(f"{verb}.png")
-    known = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tiff", ".pdf"}
-    if path.suffix.lower() not in known:
-        raise UserError(f"{path}: a picture is written as {', '.join(sorted(known))}")
+    _check_picture(picture, path)
     picture.save(path)
     return path
+
+
+def _check_picture(picture: Picture, path: Path) -> None:
+    """Refuse an extension that this picture cannot be written as."""
+    known = PICTURES | ({".svg"} if picture.svg else set())
+    if path.suffix.lower() not in known:
+        raise UserError(f"{path}: a picture is written as {', '.join(sorted(known))}")
+
+
+def _explanation(
+    explanation: Explanation, out: Path | None, as_json: bool, verb: str
+) -> str | None:
+    """Sentences and tables to stdout; everything to a page, the pictures to a picture file or a folder."""
+    from fourfold.look.page import as_text, render
+
+    suffix = "" if out is None else out.suffix.lower()
+    body = {
+        "title": explanation.title,
+        "sentences": explanation.sentences,
+        "tables": explanation.tables,
+        "pictures": [{"title": p.title, "caption": p.caption} for p in explanation.pictures],
+    }
+    as_lines = "\n".join(as_text(explanation))
+    written = json.dumps(body, ensure_ascii=False, default=_plain)
+    made = [str(out)]
+    if out is not None and suffix in (".html", ".htm"):
+        out.write_text(render(explanation), encoding="utf-8")
+    elif out is not None and suffix in (".json", ".txt"):
+        out.write_text((written if suffix == ".json" else as_lines) + "\n", encoding="utf-8")
+    elif out is not None and not suffix:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "index.html").write_text(render(explanation), encoding="utf-8")
+        if explanation.pictures:
+            _save_pictures(explanation, out / verb, ".svg")
+    elif out is not None:
+        made = _save_pictures(explanation, out.with_suffix(""), suffix)
+    _text(iter([written if as_json else as_lines]), None, False)
+    return None if out is None else ", ".join(made)
+
+
+def _save_pictures(explanation: Explanation, stem: Path, suffix: str) -> list[str]:
+    """Under the name given, with numbers where there are several; as PNG what cannot be drawn as SVG."""
+    if suffix not in PICTURES | {".svg"}:
+        known = ", ".join(sorted(PICTURES | {".html", ".json", ".svg", ".txt"}))
+        raise UserError(f"{stem}{suffix}: an explanation is written as {known} or into a folder")
+    pictures = explanation.pictures
+    if not pictures:
+        raise UserError(
+            f"{stem}{suffix}: this explanation has no picture; write it as .html or .txt"
+        )
+    made = []
+    for number, picture in enumerate(pictures, 1):
+        extension = ".png" if suffix == ".svg" and not picture.svg else suffix
+        path = stem.with_name(stem.name + (f"-{number}" if len(pictures) > 1 else "") + extension)
+        picture.save(path)
+        made.append(str(path))
+    return made
 
 
 def _frame(frame: Any, out: Path | None, as_json: bool) -> Path | None:

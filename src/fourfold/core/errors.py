@@ -15,11 +15,13 @@ class UserError(Exception):
 class Interrupted(BaseException):
     """The search was asked to stop (Ctrl-C, SIGTERM) and has written its checkpoint."""
 
-    def __init__(self, signum: int, step: int, command: str = "") -> None:
+    def __init__(self, signum: int, step: int, command: str = "", *, after: str = "") -> None:
         super().__init__(f"stopped by signal {signum} after step {step}")
         self.signum, self.step = signum, step
         self.command = command
         """What to type to go on; empty for a run in memory."""
+        self.after = after or f"step {step:,}; a checkpoint was written"
+        """What was done, and what of it is kept."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

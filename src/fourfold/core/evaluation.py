@@ -39,16 +39,20 @@ def measure(
     """
     sums: dict[str, Tensor | float] = {}
     weights: dict[str, Tensor | float] = {}
+    kept: dict[str, list[Tensor]] = {}
     training = model.training
     model.eval()
     devices = [device] if device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             torch.manual_seed(seed)
-            for batch in data.batches(split, model=model):
+            for batch in data.blocks(split, model=model):
                 for name, (total, weight) in objective.measure(
                     model, to_device(batch, device)
                 ).items():
+                    if weight is None:
+                        kept.setdefault(name, []).append(total.detach().cpu())
+                        continue
                     sums[name] = sums.get(name, 0.0) + _double(total)
                     weights[name] = weights.get(name, 0.0) + _double(weight)
     finally:
@@ -59,7 +63,7 @@ def measure(
         if weight == 0:
             raise UserError(f"the {split} split has nothing that counts for {name}")
         means[name] = float(sums[name]) / weight
-    return means
+    return dict(objective.conclude(means, {name: torch.cat(rows) for name, rows in kept.items()}))
 
 
 def _double(value: Tensor | float) -> Tensor | float:

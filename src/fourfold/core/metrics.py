@@ -4,10 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fourfold.core.errors import UserError
+
+KEPT = "kept_by"
+"""In the log, on the line of an evaluation whose weights were kept as the best so far: the measure that said so."""
+
+
+def best_line(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The evaluation that decided which weights were kept; None if there was none."""
+    for line in reversed(lines):
+        if KEPT in line:
+            return line
+    names = [name for line in lines for name in line if name.startswith("valid.")]
+    rows = [line for line in lines if names and _is_number(line.get(names[0]))]
+    return min(rows, key=lambda line: line[names[0]], default=None)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 class Metrics:

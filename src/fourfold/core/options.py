@@ -23,7 +23,8 @@ from fourfold.core.system import System
 
 COMMON = {
     "out", "seed", "seeds", "size", "device", "resume", "from", "valid", "dry_run", "quiet", "json",
-    "debug", "tensorboard", "help", "sources", "system",
+    "debug", "tensorboard", "help", "sources", "system", "folds", "repeats", "trials", "space", "outer",
+    "storage", "study",
 }  # fmt: skip
 """Options that every fit has; no field's short name may hide them."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -74,6 +74,10 @@ class Data(ABC):
                 are consumed already.
             model: for data that the model itself makes: roll-outs, sampled answers.
         """
+
+    def blocks(self, split: Split, *, model: nn.Module | None = None) -> Iterator[Batch]:
+        """The split in stored order, in pieces of whatever size is quickest to read; by default its batches."""
+        return self.batches(split, model=model)
 
     @abstractmethod
     def size(self, split: Split) -> int:
@@ -140,7 +144,10 @@ class DataOptions(Part, ABC):
 class Objective(Part, ABC):
     """What is better."""
 
-    def prepare(self, run: Run) -> Self:
+    higher: ClassVar[frozenset[str]] = frozenset()
+    """Names of measures of which more is better; of all others less is."""
+
+    def prepare(self, run: Run) -> Objective:
         """A fresh one for this run: opens a teacher, reference or reward run; holds state."""
         return self.model_copy()
 
@@ -150,12 +157,27 @@ class Objective(Part, ABC):
 
     def measure(
         self, model: nn.Module, batch: Batch
-    ) -> Mapping[str, tuple[Tensor, Tensor | float]]:
-        """Sums and weights for evaluation, under no_grad; the first name decides which checkpoint is best (lower)."""
+    ) -> Mapping[str, tuple[Tensor, Tensor | float | None]]:
+        """Sums and weights for evaluation, under no_grad; the first name decides which checkpoint is best.
+
+        Where the weight is None, the tensor holds one entry for each example: it is kept whole, joined
+        over the split, and handed to `conclude`.
+        """
         moves = list(self.losses(model, batch))
         if len(moves) == 1:
             return {"loss": (moves[0].loss, moves[0].weight)}
         return {f"{m.player}_loss": (m.loss, m.weight) for m in moves}
+
+    def conclude(
+        self, means: Mapping[str, float], kept: Mapping[str, Tensor]
+    ) -> Mapping[str, float]:
+        """The measures of a whole split, for those that are no mean of sums, as the area under a curve.
+
+        Args:
+            means: the sums of `measure` divided by their weights, in its order.
+            kept: what it kept, joined over the split, on the CPU.
+        """
+        return means
 
     def state_dict(self) -> dict[str, Any]:
         """What the objective learns or counts: a controller's integral, a whitening's moments."""

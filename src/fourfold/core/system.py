@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from fourfold.core.parts import Data, DataOptions, Objective, Optimizer, Part
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 
     from fourfold.core.run import Run
 
-NOT_VERBS = {"preview", "pictures", "tables"}
-"""Methods that take a run but are asked by the loop and the report, not by users."""
+NOT_VERBS = {"preview", "pictures", "tables", "begin", "finish"}
+"""Methods that take a run but are asked by the fit, its loop and the report, not by users."""
 
 
 class System(Part):
@@ -31,6 +32,9 @@ class System(Part):
     """Presets for --size: overrides by field path, as {"layers": 4, "optimizer.lr": 1e-3}."""
     exempt: ClassVar[dict[str, str]] = {}
     """Checks of `check_system` that this system cannot keep, each with its reason."""
+    search_space: ClassVar[dict[str, str]] = {}
+    """What `fourfold search` tries, by field path: {"optimizer.lr": "1e-4..1e-2:log", "layers": "1..4",
+    "activation": "relu,gelu"}."""
 
     data: DataOptions
     objective: Objective
@@ -45,6 +49,12 @@ class System(Part):
         from fourfold.core.evaluation import evaluate
 
         return evaluate(run, source)
+
+    def begin(self, run: Run) -> None:  # noqa: B027  # most have nothing to say
+        """Before the search of a new run, once data and model are there: note what the user should know."""
+
+    def finish(self, run: Run) -> None:  # noqa: B027  # most keep the weights alone
+        """Once the search of a run with a folder has ended: keep what later verbs need of its examples."""
 
     def preview(self, run: Run) -> str | Picture | None:
         """A short sample, shown while learning; drawn from its own generator."""
@@ -86,3 +96,37 @@ def system(name: str, *, reads: str) -> Callable[[S], S]:
         return cls
 
     return decorate
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How several calls of a verb are made as one."""
+
+    argument: str
+    when: Callable[[Any, Mapping[str, Any]], bool]
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def batchable(
+    argument: str,
+    *,
+    when: Callable[[Any, Mapping[str, Any]], bool] = lambda system, arguments: True,
+) -> Callable[[F], F]:
+    """Mark a verb whose calls that differ in one argument only may be made as one, as a server does.
+
+    What is said to one caller must not depend on the others. Tables are put below one another, and the
+    answer is a table of as many rows in the same order. Texts are given as a list, and the answer is as
+    many texts in the same order, each ended by a newline of its own.
+
+    Args:
+        argument: the one that may differ.
+        when: whether it holds for a configured system and the arguments by name.
+    """
+
+    def mark(method: F) -> F:
+        method.batching = Batching(argument, when)  # type: ignore[attr-defined]
+        return method
+
+    return mark

@@ -17,6 +17,11 @@ Source = Annotated[Any, SOURCE]
 None means the system's own test split or embedded default."""
 
 
+AUDIO = "audio"
+Audio = Annotated[Any, AUDIO]
+"""Sound: its samples, (N, channels) float32 in [-1, 1], and their rate in Hz, as a pair."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """A picture that a report, a page or a file can hold."""

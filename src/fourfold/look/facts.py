@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from fourfold.core.metrics import best_line
 from fourfold.core.system import System, verbs
 from fourfold.core.words import duration, number, short
 from fourfold.look.curves import Curve, chart, smooth, smooth_both_ways
@@ -67,13 +68,6 @@ def measured(lines: Sequence[Line], prefix: str = "valid.") -> list[str]:
     for line in lines:
         found.update(dict.fromkeys(name for name in line if name.startswith(prefix)))
     return list(found)
-
-
-def best_line(lines: Sequence[Line]) -> Line | None:
-    """The evaluation that decided which weights were kept: lowest in the first measure."""
-    names = measured(lines)
-    rows = [line for line in lines if names and _is_number(line.get(names[0]))]
-    return min(rows, key=lambda line: line[names[0]], default=None)
 
 
 def outcome(lines: Sequence[Line]) -> list[Fact]:

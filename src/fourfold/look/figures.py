@@ -133,6 +133,29 @@ def picture(fig: Figure, title: str, caption: str = "", *, dpi: int = 150) -> Pi
     return Picture(title, buffer.getvalue(), caption)
 
 
+def plain_ticks(*axes: Any) -> None:
+    """Numbers at axes (`axes.xaxis`) written out, large ones as 250k and 1.5M, instead of 0.25 with 1e6 far away."""
+    from matplotlib.ticker import FuncFormatter
+
+    def written(value: float, _: int) -> str:
+        for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+            if abs(value) >= max(size, 1e4) * 0.9995:
+                return f"{value / size:g}{letter}"
+        return f"{value:g}"
+
+    for axis in axes:
+        axis.set_major_formatter(FuncFormatter(written))
+
+
+def short_name(name: str, most: int) -> str:
+    """A name that fits beside an axis; wide (Chinese) characters count twice, a dollar sign starts no formula."""
+    wide = [2 if ord(c) >= 0x2E80 else 1 for c in name]
+    if sum(wide) > most:
+        end = next(i for i in range(len(name)) if sum(wide[: i + 1]) > most - 1)
+        name = f"{name[:end]}…"
+    return name.replace("$", r"\$")
+
+
 def grid(
     images: Any,
     title: str,

@@ -19,7 +19,7 @@ from fourfold.core.sources import describe, timestamp
 from fourfold.core.state import write_text
 from fourfold.core.types import Picture, Table
 from fourfold.core.words import duration, encodable, number, printable, short
-from fourfold.look import facts
+from fourfold.look import facts, selection
 from fourfold.look.facts import Fact, ModuleRow, Option
 
 if TYPE_CHECKING:
@@ -217,11 +217,11 @@ def _drawings(run: Run) -> tuple[list[Shown], list[Table]]:
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             torch.manual_seed(run.seed)
-            for picture in _until_error(lambda: run.system.pictures(run), "pictures"):
+            for picture in _made(run, selection.pictures, run.system.pictures, "pictures"):
                 if isinstance(picture, Picture):
                     picture = Shown(picture.title, picture.png, picture.caption)
                 pictures.append(picture)
-            for table in _until_error(lambda: run.system.tables(run), "tables"):
+            for table in _made(run, selection.tables, run.system.tables, "tables"):
                 if isinstance(table, Table):
                     tables.append(table)
                 else:
@@ -229,6 +229,15 @@ def _drawings(run: Run) -> tuple[list[Shown], list[Table]]:
     finally:
         run.model.train(training)
     return pictures, tables
+
+
+def _made(
+    run: Run, chosen: Callable[[Path], Any], own: Callable[[Run], Any], what: str
+) -> Iterator[Any]:
+    """What cross-validation and a search left in the folder, then the system's own."""
+    if (folder := run.folder) is not None:
+        yield from _until_error(lambda: chosen(folder), f"{what} of the selection")
+    yield from _until_error(lambda: own(run), what)
 
 
 def _until_error(make: Callable[[], Iterator[Any]], what: str) -> Iterator[Any]:

@@ -7,7 +7,10 @@ D features of a head.
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +22,43 @@ LONGEST_EXPLICIT = 1024
 """Positions up to which the explicit form is used on a CPU: still faster there, but it stores half the scores."""
 ROWS = 64
 """Queries in a block of the explicit form: a block skips the keys after its last query."""
+
+
+class Looked(NamedTuple):
+    """What one call of `attention` compared: queries and keys, detached."""
+
+    q: Tensor
+    k: Tensor
+
+
+_looked: ContextVar[list[Looked] | None] = ContextVar("looked", default=None)
+
+
+@contextlib.contextmanager
+def looking() -> Iterator[list[Looked]]:
+    """Gather the queries and keys of every `attention` while entered; the products stay as fast as they are."""
+    found: list[Looked] = []
+    token = _looked.set(found)
+    try:
+        yield found
+    finally:
+        _looked.reset(token)
+
+
+def attention_weights(q: Tensor, k: Tensor) -> Tensor:
+    """The weights that `attention` uses and does not keep: softmax(q k' / sqrt(D)) over the positions so far.
+
+    Args:
+        q: (B, H, T, D) float.
+        k: (B, H_kv, T, D), as for `attention`.
+
+    Returns:
+        (B, H, T, T); each row sums to 1, and is 0 after its own position.
+    """
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+    return scores.masked_fill(future, float("-inf")).softmax(dim=-1)
 
 
 def rotary_table(window: int, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
@@ -121,6 +161,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         (B, H, T, D).
     """
+    # a compiled model is not looked into, so that the compiler sees no context variable
+    if not torch.compiler.is_compiling() and (looked := _looked.get()) is not None:
+        looked.append(Looked(q.detach(), k.detach()))
     short = q.shape[2] <= LONGEST_EXPLICIT and torch.is_grad_enabled()
     if q.device.type == "cpu" and short and not torch.compiler.is_compiling():
         return attention_explicit(q, k, v)

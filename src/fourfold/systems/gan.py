@@ -26,7 +26,7 @@ from fourfold.core.errors import UserError
 from fourfold.core.evaluation import held_out
 from fourfold.core.parts import Data
 from fourfold.core.run import Run
-from fourfold.core.system import System, system
+from fourfold.core.system import system
 from fourfold.core.types import Picture, Score, Source, Table
 from fourfold.data.images import ImageData, Images
 from fourfold.look.figures import grid
@@ -34,6 +34,7 @@ from fourfold.models.dcgan import Discriminator, Generator, Players
 from fourfold.objectives.adversarial import Hinge, NonSaturating, WassersteinGP
 from fourfold.objectives.two_sample import classifier_two_sample, mmd2
 from fourfold.optimizers.gradient import Gradient
+from fourfold.tasks.looking import Looking
 
 Game = Annotated[NonSaturating | Hinge | WassersteinGP, Field(discriminator="kind")]
 
@@ -42,7 +43,7 @@ PIECE = 256  # images generated at once
 
 
 @system("gan", reads="images")
-class GAN(System):
+class GAN(Looking):
     """Learn to make images like the given ones: a generator against a discriminator."""
 
     sizes: ClassVar[dict[str, dict[str, Any]]] = {

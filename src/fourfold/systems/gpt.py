@@ -26,7 +26,7 @@ from fourfold.core.errors import UserError
 from fourfold.core.evaluation import held_out, measure
 from fourfold.core.parts import Data
 from fourfold.core.run import Run
-from fourfold.core.system import System, system
+from fourfold.core.system import batchable, system
 from fourfold.core.types import Document, Picture, Score, Source
 from fourfold.data.text import Text, TextData
 from fourfold.look.figures import picture, subplots
@@ -35,6 +35,7 @@ from fourfold.models.llama import load_llama, save_llama
 from fourfold.models.transformer import Transformer
 from fourfold.objectives.likelihood import NextToken
 from fourfold.optimizers.gradient import Gradient
+from fourfold.tasks.looking import Looking
 
 ROWS = 32  # continuations generated, or windows scored, at once
 TOLERANCE = 1e-4  # largest difference of logits between a model and its export
@@ -42,7 +43,7 @@ Probability = Annotated[float, Ge(0), Le(1)]
 
 
 @system("gpt", reads="text")
-class GPT(System):
+class GPT(Looking):
     """Learn a language from its texts, token after token: a decoder-only Transformer."""
 
     sizes: ClassVar[dict[str, dict[str, Any]]] = {
@@ -116,6 +117,7 @@ class GPT(System):
         model.begin_plain()
         return model
 
+    @batchable("prompt", when=lambda _, given: given.get("count", 1) == 1)
     def generate(
         self,
         run: Run,

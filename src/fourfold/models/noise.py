@@ -1,0 +1,40 @@
+"""Gaussian noise while learning: on inputs, Bishop 1995 (small noise acts as a penalty on the gradient); on weights, Graves 2011."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Noise(nn.Module):
+    """Adds Gaussian noise of a standard deviation while learning, and nothing afterwards."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.std = std
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A tensor of the shape of x."""
+        return perturbed(x, self.std, self.training)
+
+    def extra_repr(self) -> str:
+        """For print."""
+        return f"{self.std:g}"
+
+
+class NoisyLinear(nn.Linear):
+    """torch.nn.Linear whose weights are perturbed anew for every batch while learning."""
+
+    def __init__(self, inputs: int, outputs: int, *, noise: float) -> None:
+        super().__init__(inputs, outputs)
+        self.noise = noise
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) to (..., K)."""
+        return F.linear(x, perturbed(self.weight, self.noise, self.training), self.bias)
+
+
+def perturbed(x: Tensor, std: float, training: bool) -> Tensor:
+    """x, with Gaussian noise on it while learning."""
+    return x + std * torch.randn_like(x) if training and std else x
