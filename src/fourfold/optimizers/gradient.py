@@ -59,6 +59,8 @@ class Gradient(Optimizer):
     """Weight of the penalty l1 |w| added to the mean loss; the same weights as decay."""
     clip: PositiveFloat | None = None
     """Largest norm of a player's gradient; None leaves it as it is."""
+    freeze: tuple[str, ...] = ()
+    """Parameters that stay as they are, by name pattern, as "blocks.0.*"; a module's name stands for all of its."""
     accumulate: PositiveInt = 1
     """Batches per step: their gradients are summed before the step."""
     precision: Precision = "auto"

@@ -63,6 +63,8 @@ class Player:
         self.module = module
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         if not self.parameters:
+            if any(True for _ in module.parameters()):
+                raise UserError(f"--freeze leaves {type(module).__name__} nothing to search")
             raise ValueError(f"{type(module).__name__} has no parameter to search")
         self.settings = settings
         decayed, plain, matrices = _groups(module, settings.algorithm == "muon")

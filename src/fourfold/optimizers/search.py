@@ -13,6 +13,7 @@ from torch import nn
 from fourfold.core.device import keep_freed_memory
 from fourfold.core.errors import Interrupted, UserError
 from fourfold.core.evaluation import measure, to_device
+from fourfold.core.metrics import KEPT
 from fourfold.core.parts import Batch, Data, Objective
 from fourfold.core.run import Run
 from fourfold.core.sources import describe
@@ -76,7 +77,7 @@ class Search(Stepper):
                 f"Memory: about {in_words(sum(needed.values()))} ({', '.join(needed)})."
             )
         self._resume()
-        self.model.train()
+        self.frozen.train()
         self._compile()
         run.console.start(
             f"{run.system.name} · {describe(run.sources)}", self.data.unit, self.budget.total
@@ -181,7 +182,7 @@ class Search(Stepper):
                 self._measure_and_show()
         else:
             self._measure_and_show()
-        self.model.train()
+        self.frozen.train()
         self.looking += time.perf_counter() - began
 
     def _measure_and_show(self) -> None:
@@ -192,13 +193,17 @@ class Search(Stepper):
                 values = measure(
                     self.objective, self.model, self.data, "valid", self.device, run.seed
                 )
+            first, value = next(iter(values.items()))
+            loss = -value if first in self.objective.higher else value
+            better = self.stopping.improved(loss, self.done)
             run.metrics.log(
                 step=self.done,
                 **{f"valid.{name}": value for name, value in values.items()},
                 evaluation_seconds=round(time.perf_counter() - began, 3),
+                **({KEPT: first} if better else {}),
             )
             run.console.evaluation(self.done, values)
-            if self.stopping.improved(next(iter(values.values())), self.done):
+            if better:
                 run.keep_weights()
         else:
             run.keep_weights()

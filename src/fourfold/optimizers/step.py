@@ -15,6 +15,7 @@ from fourfold.core.run import Run
 from fourfold.optimizers.average import Average
 from fourfold.optimizers.budget import Budget
 from fourfold.optimizers.diagnosis import Diverged, first_bad_gradient, first_bad_module
+from fourfold.optimizers.freeze import Frozen
 from fourfold.optimizers.players import Player
 from fourfold.optimizers.precision import autocast, chosen
 from fourfold.optimizers.tally import Tally
@@ -41,6 +42,7 @@ class Stepper:
         self, config: Gradient, objective: Objective, model: nn.Module, run: Run, budget: Budget
     ) -> None:
         self.config, self.objective, self.model, self.run = config, objective, model, run
+        self.frozen = Frozen(model, config.freeze)
         self.budget = budget
         self.device = run.device
         self.on_cpu = run.device.type == "cpu"

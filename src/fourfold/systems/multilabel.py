@@ -1,0 +1,49 @@
+"""Several labels of a row at once by one network: Zhang and Zhou 2006, https://doi.org/10.1109/TKDE.2006.162.
+
+    fourfold fit multilabel tags.csv --target "tag_*"
+    fourfold fit multilabel tags.csv --target "tag_*" --objective margin
+
+One output a label over hidden layers that all labels share. binary-cross-entropy (Nam et al. 2014,
+https://arxiv.org/abs/1312.5419, who found it better and faster than the ranking loss of 2006) tells
+each label's probability; margin ranks the labels of a row.
+
+Result: TODO
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+import numpy as np
+from pydantic import Field
+
+from fourfold.core.system import system
+from fourfold.data.table import Tabular
+from fourfold.objectives.labels import BinaryCrossEntropy, MultiLabelMargin
+from fourfold.tasks.network import NetworkPredictor, TableSearch
+
+
+@system("multilabel", reads="table")
+class MultiLabel(NetworkPredictor):
+    """Labels, each there or not, predicted from a table's columns by one network."""
+
+    objective: Annotated[BinaryCrossEntropy | MultiLabelMargin, Field(discriminator="kind")] = (
+        BinaryCrossEntropy()
+    )
+    """binary-cross-entropy gives each label's probability; margin ranks the labels of a row."""
+
+    @classmethod
+    def toy(cls) -> tuple[Self, Any]:
+        """Three labels that follow from two numbers, one of them rare."""
+        random = np.random.default_rng(0)
+        x, y = random.normal(size=(2, 240))
+        labels = {"tag_sum": x + y > 0, "tag_far": x**2 + y**2 > 4, "tag_product": x * y > 0}
+        options = cls(
+            data=Tabular(target="tag_*", batch=32),
+            width=16,
+            norm="layer",
+            dropout=0.0,
+            members=2,
+            optimizer=TableSearch(epochs=8, lr=1e-2),
+        )
+        return options, {"x": x, "y": y, **{n: v.astype(int) for n, v in labels.items()}}
