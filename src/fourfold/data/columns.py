@@ -1,34 +1,27 @@
-"""Columns of a table as numbers: what kind each is, how it is encoded, and the statistics that this takes.
+"""Columns of a table as numbers: what kind each is, and how it is encoded.
 
 One-hot encoding, imputation and standardization as in scikit-learn's OneHotEncoder(drop="if_binary",
-handle_unknown="ignore"), SimpleImputer(add_indicator=True) and StandardScaler, fitted in one pass
-over chunks of rows. Shapes: N rows, D prepared columns.
+handle_unknown="ignore"), SimpleImputer(add_indicator=True) and StandardScaler.
+Shapes: N rows, D prepared columns.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fourfold.core.errors import UserError
+from fourfold.data.cells import Reader, cells, numbered
+from fourfold.data.dates import parts_of
+from fourfold.data.forms import PLAIN, Form
 
 if TYPE_CHECKING:
     import polars as pl
 
     from fourfold.data.rows import Storage
 
-Kind = Literal["number", "category", "binary", "drop"]
-
-MISSING_WORDS = ("", "NA", "NaN", "nan", "null", "NULL")
-"""Cells of a column of numbers that mean that nothing is there."""
-SAMPLE = 250_000
-"""Values per column from which a median is taken; exact up to this many."""
-ROUNDED = 2.0**53
-"""Whole numbers beyond this are not exact in float64."""
+Kind = Literal["number", "category", "binary", "date", "drop"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +31,14 @@ class Column:
     name: str
     source: str
     """The original column."""
-    kind: Literal["number", "binary", "category", "other", "missing"]
+    kind: Literal["number", "binary", "category", "other", "missing", "code"]
     value: str | None = None
     """The category that 1 stands for."""
     mean: float = 0.0
     scale: float = 1.0
     """The prepared number is (original - mean) / scale."""
+    size: int = 0
+    """Of a code: how many there are, 0 (unseen or missing) and one for each category."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +61,20 @@ class Encoding:
     missing: int = 0
     """Missing cells in the training split."""
     why: str = ""
+    embedded: bool = False
+    """Whether a category becomes one column of codes: 1 + its index, 0 where it is unseen or missing."""
+    form: Form = PLAIN
+    """How cells of text are written."""
+    parts: tuple[Encoding, ...] = ()
+    """Of dates: the numbers that each becomes."""
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Encoding:
+        """What `dataclasses.asdict` gave."""
+        parts = tuple(cls.from_json(part) for part in stored.get("parts", ()))
+        form = Form.from_json(stored["form"]) if "form" in stored else PLAIN
+        categories = tuple(stored["categories"])
+        return cls(**{**stored, "categories": categories, "form": form, "parts": parts})
 
     def columns(self) -> list[Column]:
         """The prepared columns, in order."""
@@ -76,8 +85,13 @@ class Encoding:
             one = self.categories[1]
             label = self.name if one in ("1", "true") else f"{self.name}={one}"
             found.append(Column(label, self.name, "binary", one))
+        elif self.embedded:
+            size = len(self.categories) + 1
+            found.append(Column(self.name, self.name, "code", size=size))
         elif self.kind == "category":
             found += [Column(f"{self.name}={c}", self.name, "category", c) for c in self.categories]
+        for part in self.parts:
+            found.append(replace(part.columns()[0], source=self.name))
         if self.other:
             found.append(Column(f"{self.name}=other", self.name, "other"))
         if self.indicator:
@@ -89,7 +103,7 @@ class Encoding:
 
         Args:
             series: (N,) the original cells.
-            out: (N, columns) float of zeros, written in place.
+            out: (N, columns) float, written in place; fastest where columns are contiguous.
             read: turns cells into numbers, or says which cannot be.
 
         Returns:
@@ -100,255 +114,68 @@ class Encoding:
         """
         unseen = 0
         if self.kind == "number":
-            values = read.numbers(series)
-            gone = np.isnan(values)
-            if gone.any() and self.fill is not None:
-                values = np.where(gone, self.fill, values)
-            out[:, 0] = (values - self.mean) / self.scale
-            width = 1
+            values, gaps = read.numbers_and_gaps(series, self.form)
+            gone, width = self._standardized(values, gaps, out[:, 0]), 1
+        elif self.kind == "date":
+            gone, width = self._dated(read.dates(series, self.form), out), len(self.parts)
         elif self.kind == "drop":
             gone, width = self.missing_cells(series, read), 0
         else:
-            gone, unseen, width = self._one_hot(self._texts(series, read), out)
+            gone, unseen, width = self._one_hot(self.texts(series, read), out)
         if self.indicator:
-            out[:, width + self.other] = gone
-        return int(gone.sum()), unseen
+            out[:, width + self.other] = 0.0 if gone is None else gone
+        return 0 if gone is None else int(gone.sum()), unseen
 
     def missing_cells(self, series: pl.Series, read: Reader) -> np.ndarray:
         """(N,) bool: where nothing is there."""
         if self.numeric:
-            return np.isnan(read.numbers(series))
+            return np.isnan(read.numbers(series, self.form))
+        if self.form.date:
+            return read.dates(series, self.form).is_null().to_numpy()
         return cells(series).is_null().to_numpy()
 
-    def _texts(self, series: pl.Series, read: Reader) -> pl.Series:
+    def texts(self, series: pl.Series, read: Reader) -> pl.Series:
+        """(N,) cells as the categories are written, null where they are missing."""
         import polars as pl
 
-        return cells(pl.Series(read.numbers(series), nan_to_null=True) if self.numeric else series)
+        if self.numeric:
+            return cells(pl.Series(read.numbers(series, self.form), nan_to_null=True))
+        return read.texts(series, self.form)
+
+    def _standardized(self, values: np.ndarray, gaps: bool, out: np.ndarray) -> np.ndarray | None:
+        """Write (N,) numbers; (N,) bool where they are missing, None where none is."""
+        gone = None
+        if gaps:
+            gone = np.isnan(values)
+            values = np.where(gone, np.nan if self.fill is None else self.fill, values)
+        if out.dtype == np.float64:
+            np.subtract(values, self.mean, out=out)
+            np.divide(out, self.scale, out=out)
+        else:
+            np.divide(values - self.mean, self.scale, out=out, casting="same_kind")
+        return gone
+
+    def _dated(self, dates: pl.Series, out: np.ndarray) -> np.ndarray:
+        found, gone = parts_of(dates), dates.is_null().to_numpy()
+        for i, part in enumerate(self.parts):
+            part._standardized(found[part.name.rsplit(" ", 1)[1]], bool(gone.any()), out[:, i])
+        return gone
 
     def _one_hot(self, texts: pl.Series, out: np.ndarray) -> tuple[np.ndarray, int, int]:
-        import polars as pl
-
         gone = texts.is_null().to_numpy()
         if self.fill is not None:
             texts = texts.fill_null(str(self.fill))
-        numbers = pl.Series(range(len(self.categories)), dtype=pl.Int32)
-        codes = texts.replace_strict(
-            pl.Series(self.categories, dtype=pl.String), numbers, default=-1, return_dtype=pl.Int32
-        ).to_numpy()
+        codes = numbered(texts, self.categories)
         seen = np.flatnonzero(codes >= 0)
-        width = 1 if self.kind == "binary" else len(self.categories)
+        width = 1 if self.kind == "binary" or self.embedded else len(self.categories)
+        if self.embedded:
+            out[:, 0] = codes + 1
+            return gone, int(((codes < 0) & ~gone).sum()), width
         if self.kind == "binary":
             out[:, 0] = codes == 1
         else:
+            out[:, :width] = 0
             out[seen, codes[seen]] = 1
         if self.other:
             out[:, width] = codes < 0
         return gone, len(codes) - len(seen), width
-
-
-def cells(series: pl.Series) -> pl.Series:
-    """Cells as categories: text; whole numbers without a point; null where nothing is there."""
-    import polars as pl
-
-    if series.dtype == pl.String:
-        return series.set(series == "", None)  # type: ignore[arg-type]
-    if series.dtype == pl.Float64:
-        whole = (series == series.floor()) & (series.abs() < ROUNDED)
-        frame = pl.DataFrame({"x": series.fill_nan(None), "whole": whole})
-        as_integer = pl.col("x").cast(pl.Int64, strict=False).cast(pl.String)
-        return frame.select(
-            pl.when(pl.col("whole")).then(as_integer).otherwise(pl.col("x").cast(pl.String))
-        ).to_series()
-    return series.cast(pl.String)
-
-
-class Reader:
-    """Cells as numbers; an unreadable or infinite one is named by its row."""
-
-    def __init__(self, place: Callable[[int], str], decimal: str = ".") -> None:
-        self.place, self.decimal = place, decimal
-
-    def parsed(self, series: pl.Series) -> tuple[pl.Series, pl.Series]:
-        """Numbers with null where there is none, and which cells hold something that is no number."""
-        import polars as pl
-
-        if series.dtype != pl.String:
-            none = pl.Series(np.zeros(len(series), bool))
-            return series.cast(pl.Float64).fill_nan(None), none
-        text = series.str.strip_chars()
-        text = text.set(text.is_in(list(MISSING_WORDS)), None)  # type: ignore[arg-type]
-        if self.decimal == ",":
-            text = text.str.replace(",", ".", literal=True)
-        values = text.cast(pl.Float64, strict=False)
-        return values, values.is_null() & text.is_not_null()
-
-    def numbers(self, series: pl.Series) -> np.ndarray:
-        """(N,) float64, NaN where a cell is missing."""
-        import polars as pl
-
-        if series.dtype == pl.Float64:
-            return self._finite(series.to_numpy(), series.name)
-        values, bad = self.parsed(series)
-        if bad.any():
-            row = int(bad.arg_max() or 0)
-            raise UserError(
-                f'{self.place(row)}, column {series.name}: expected a number, got "{series[row]}"; '
-                f"--empty {_quoted(series[row])} takes such cells as missing, "
-                f"--data.kinds.{series.name} category takes the column as text"
-            )
-        return self._finite(values.to_numpy(), series.name)
-
-    def _finite(self, result: np.ndarray, name: str) -> np.ndarray:
-        infinite = np.isinf(result)
-        if infinite.any():
-            row = int(np.argmax(infinite))
-            raise UserError(
-                f"{self.place(row)}, column {name}: expected a finite number, got {result[row]}; "
-                "correct the cell, or leave it empty to have it filled"
-            )
-        return result
-
-
-def _quoted(text: str) -> str:
-    return text if text.replace("/", "").replace("-", "").isalnum() else f"'{text}'"
-
-
-class Statistics:
-    """What one pass over the training rows tells about one column."""
-
-    def __init__(self, name: str, storage: Storage, limit: int | None, numeric: bool) -> None:
-        self.name, self.storage, self.numeric = name, storage, numeric
-        self.limit = limit
-        self.rows = self.missing = 0
-        self.mean = self.spread = 0.0  # spread: sum of squared distances from the mean
-        self.lowest, self.highest, self.whole = np.inf, -np.inf, True
-        self.counts: Counter[str] | None = Counter()
-        self._sample: list[np.ndarray] = []
-        self._stride = self._sampled = 1
-
-    def add(self, series: pl.Series, read: Reader) -> None:
-        """Take in a chunk."""
-        self.rows += len(series)
-        if self.numeric:
-            values = read.numbers(series)
-            present = values[~np.isnan(values)]
-            self.missing += len(values) - len(present)
-            if not len(present):
-                return
-            self._add_numbers(present)
-            if self.counts is not None:
-                self.whole = self.whole and bool((present == np.floor(present)).all())
-                import polars as pl
-
-                self._count(pl.Series(present))
-            return
-        self.missing += cells(series).null_count()
-        if self.counts is not None:
-            self._count(series)
-
-    def _count(self, series: pl.Series) -> None:
-        if self.limit is not None and len(self.counts or ()) == 0 and len(series) > 4 * self.limit:
-            few = series.head(4 * self.limit)
-            if few.n_unique() > 2 * self.limit:  # clearly continuous: do not count all of it
-                self.counts = None
-                return
-        found = cells(series).drop_nulls().value_counts()
-        assert self.counts is not None  # noqa: S101
-        self.counts.update(dict(found.iter_rows()))
-        if self.limit is not None and len(self.counts) > self.limit:
-            self.counts = None
-
-    def _add_numbers(self, values: np.ndarray) -> None:
-        before, count = self.present - len(values), len(values)
-        mean = float(values.mean())
-        spread = float(np.square(values - mean).sum())
-        delta = mean - self.mean
-        total = before + count
-        self.mean += delta * count / total  # Chan, Golub and LeVeque 1979
-        self.spread += spread + delta * delta * before * count / total
-        self.lowest, self.highest = min(self.lowest, values.min()), max(self.highest, values.max())
-        self._sample.append(values[:: self._stride])
-        if sum(map(len, self._sample)) > SAMPLE:
-            self._sample = [np.concatenate(self._sample)[::2]]
-            self._stride *= 2
-
-    @property
-    def by_size(self) -> bool:
-        """Whether the values are ordered as numbers."""
-        return self.numeric or self.storage in ("number", "integer")
-
-    @property
-    def present(self) -> int:
-        """Cells that hold something."""
-        return self.rows - self.missing
-
-    @property
-    def sampled(self) -> bool:
-        """Whether the median comes from a part of the rows."""
-        return self._stride > 1
-
-    def median(self) -> float:
-        """Of the cells that hold something."""
-        return float(np.median(np.concatenate(self._sample)))
-
-    def most_frequent(self) -> str:
-        """The smallest of the most frequent values."""
-        if self.counts:
-            most = max(self.counts.values())
-            return ordered([v for v, n in self.counts.items() if n == most], self.by_size)[0]
-        values, counts = np.unique(np.concatenate(self._sample), return_counts=True)
-        return str(values[np.argmax(counts)])
-
-    def with_filled(self, fill: float) -> tuple[float, float]:
-        """Mean and standard deviation once missing cells hold `fill`."""
-        delta, total = fill - self.mean, max(1, self.rows)
-        mean = self.mean + delta * self.missing / total
-        spread = self.spread + delta * delta * self.missing * self.present / total
-        return mean, float(np.sqrt(spread / total))
-
-
-def ordered(categories: list[str], numeric: bool) -> list[str]:
-    """Numbers by size, text by code point."""
-    return sorted(categories, key=float) if numeric else sorted(categories)
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What the options say about every column."""
-
-    missing: str
-    indicator: bool
-    other: bool
-    standardize: bool
-    max_categories: int
-
-
-def encoding_of(stats: Statistics, kind: Kind, rules: Rules, why: str = "") -> Encoding:
-    """The encoding of one column of a decided kind."""
-    base = Encoding(stats.name, stats.storage, stats.numeric, kind, missing=stats.missing, why=why)
-    indicator = rules.indicator and stats.missing > 0 and rules.missing in ("median", "frequent")
-    base = replace(base, indicator=indicator and (kind != "drop" or why == CONSTANT))
-    if kind == "drop":
-        return base
-    if kind == "number":
-        frequent = rules.missing == "frequent"
-        fill = float(stats.most_frequent()) if frequent else stats.median()
-        mean, scale = stats.with_filled(fill)
-        if not rules.standardize:
-            mean, scale = 0.0, 1.0
-        if scale <= 10 * np.finfo(np.float64).eps * abs(mean):
-            scale = 1.0
-        return replace(base, fill=fill, mean=mean, scale=scale)
-    counts = stats.counts or Counter()
-    found = list(counts)
-    if kind == "category" and len(found) > rules.max_categories:
-        found = [v for v, _ in counts.most_common(rules.max_categories)]
-    return replace(
-        base,
-        categories=tuple(ordered(found, stats.by_size)),
-        fill=stats.most_frequent(),
-        other=rules.other,
-    )
-
-
-CONSTANT = "constant"

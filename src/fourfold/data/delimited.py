@@ -11,6 +11,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -18,7 +19,8 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from fourfold.core.errors import UserError
-from fourfold.data.rows import IN_MEMORY, Format, Piece, check_names, reading, suffix_of
+from fourfold.core.state import full_disk
+from fourfold.data.rows import CHUNK, IN_MEMORY, Format, Piece, check_names, reading, suffix_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -77,6 +79,8 @@ def open_delimited(path: Path, name: str, source: io.BytesIO | None, how: Format
     Raises:
         UserError: binary, not UTF-8, ragged, with duplicate names, or without rows; the row is named.
     """
+    import polars as pl
+
     with _bytes_of(path, name, source) as stream:
         separator, names = _header(stream.read(1 << 20), name, path, how)
     check_names([column or f"column_{i + 1}" for i, column in enumerate(names)], name)
@@ -93,10 +97,27 @@ def open_delimited(path: Path, name: str, source: io.BytesIO | None, how: Format
         raise UserError(f"{name}: has a header and no rows")
     options = _parser(names, separator, how)
     with reading(name):
-        if source is not None or check.size <= IN_MEMORY:
-            table = _parse(path, name, source, options).head(check.rows)
-            return Piece(name, check.rows, table, check.digest)
-        return Piece(name, check.rows, _stream(path, options), check.digest)
+        try:
+            return _piece(path, name, source, options, check)
+        except pl.exceptions.ComputeError:
+            with _bytes_of(path, name, source) as stream:
+                _requoted(
+                    stream, name, separator, len(names)
+                )  # says which row, where it is a row's fault
+            raise
+
+
+def _piece(
+    path: Path, name: str, source: io.BytesIO | None, options: dict[str, Any], check: _Check
+) -> Piece:
+    import polars as pl
+
+    if source is not None or check.size <= IN_MEMORY:
+        table = _parse(path, name, source, options).head(check.rows)
+        return Piece(name, check.rows, table, check.digest)
+    columns = _as_columns(path, name, options)
+    lazy = pl.scan_parquet(columns.path)
+    return Piece(name, check.rows, lazy, check.digest, kept=columns)
 
 
 def _header(head: bytes, name: str, path: Path, how: Format) -> tuple[str, list[str]]:
@@ -110,10 +131,6 @@ def _header(head: bytes, name: str, path: Path, how: Format) -> tuple[str, list[
         separator = "\t" if suffix_of(path) in (".tsv", ".tab") else ","
         if separator not in first:
             separator = max(",;\t|", key=first.count)
-    if separator == how.decimal:
-        raise UserError(
-            f"{name}: the separator and the decimal sign are both {separator!r}; give --separator"
-        )
     names = next(csv.reader(io.StringIO(text), delimiter=separator))
     return separator, names
 
@@ -153,6 +170,28 @@ class _Check:
         self.size += len(block)
         if not self._lines:
             block = block if self._length else block.lstrip(b"\r\n")  # empty lines above the header
+        if not self._regular(block):
+            self._feed_lines(block)
+
+    def _regular(self, block: bytes) -> bool:
+        """Take in a block without quotes by its totals alone, where these are what regular rows have.
+
+        A row that is too long beside one that is too short passes here; polars refuses the long one.
+        """
+        mark = bytes([self.separator])
+        if self.fields == 1 or self._inside or self._blank or b'"' in block:
+            return False
+        lines, last = block.count(b"\n"), block.rfind(b"\n")
+        left = block.count(mark, last + 1)
+        if self._separators + block.count(mark) - left != lines * (self.fields - 1) or not lines:
+            return False
+        self._lines += lines
+        self.rows = self._lines - 1
+        self._separators, self._length = left, len(block) - last - 1
+        return True
+
+    def _feed_lines(self, block: bytes) -> None:
+        """Compare each line of a block."""
         found = np.frombuffer(block, np.uint8)
         lines, marks = found == 10, found == self.separator
         if self._inside or b'"' in block:
@@ -239,11 +278,15 @@ def _requoted(stream: IO[bytes], name: str, separator: str, fields: int) -> tupl
 def _parser(names: list[str], separator: str, how: Format) -> dict[str, Any]:
     import polars as pl
 
+    quoted = (
+        separator == how.decimal
+    )  # numbers with a decimal sign are quoted then, and come as text
     return {
         "separator": separator,
         "new_columns": [name or f"column_{i + 1}" for i, name in enumerate(names)],
         "null_values": list(how.empty) or None,
-        "decimal_comma": how.decimal == ",",
+        "decimal_comma": how.decimal == "," and not quoted,
+        "infer_schema": not quoted,
         "schema_overrides": dict.fromkeys((n for n in names if n in how.text), pl.String) or None,
     }
 
@@ -260,12 +303,43 @@ def _parse(
     return pl.read_csv(data, infer_schema_length=None, **options)
 
 
-def _stream(path: Path, options: dict[str, Any]) -> pl.LazyFrame:
+class _Columns:
+    """A temporary file, without a name where the system allows it; gone with the last who reads it."""
+
+    def __init__(self) -> None:
+        nameless = Path("/proc/self/fd")
+        if nameless.is_dir():
+            self._file: Any = tempfile.TemporaryFile()
+            self.path = nameless / str(self._file.fileno())
+        else:
+            self._file = tempfile.NamedTemporaryFile(prefix="fourfold-", suffix=".parquet")
+            self.path = Path(self._file.name)
+
+    def __del__(self) -> None:
+        self._file.close()
+
+
+def _as_columns(path: Path, name: str, options: dict[str, Any]) -> _Columns:
+    """A large text file parsed once, and kept as columns: every later pass over it takes a fraction of the time."""
     import polars as pl
 
-    lazy = pl.scan_csv(path, infer_schema_length=INFERRED, **options)
+    kept = _Columns()
+    rows: int | None = INFERRED
     try:
-        lazy.null_count().collect(engine="streaming")
-    except pl.exceptions.ComputeError:
-        lazy = pl.scan_csv(path, infer_schema_length=None, **options)
-    return lazy
+        while True:
+            lazy = pl.scan_csv(path, infer_schema_length=rows, **options)
+            try:
+                lazy.sink_parquet(
+                    kept.path, compression="uncompressed", statistics=False, row_group_size=CHUNK
+                )
+                return kept
+            except pl.exceptions.ComputeError:
+                if rows is None:
+                    raise
+                rows = None  # a later row is of another type: all rows decide
+    except OSError as error:
+        if not full_disk(error):
+            raise
+        raise UserError(
+            f"{tempfile.gettempdir()}: no room for the columns of {name}; set TMPDIR to a larger disk"
+        ) from error

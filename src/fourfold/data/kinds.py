@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fourfold.core.errors import UserError
-from fourfold.data.columns import CONSTANT, Kind, Statistics
+from fourfold.data.columns import Kind
+from fourfold.data.statistics import CONSTANT, Statistics
 
 NAMES = re.compile(
     r"\b(code|codes|zip|zipcode|postal|postcode|nationality|country|state|region|county|district|city|province"
@@ -23,6 +24,8 @@ NAMES = re.compile(
 )
 SHARE = 0.5
 """Text with more different values than this share of its cells is an identifier or free text."""
+WHOLE = 256
+"""Up to this many different whole numbers can be codes whose column's name does not say so."""
 FEW = 20
 """Up to this many different values text is a category, however few rows there are."""
 
@@ -48,7 +51,7 @@ def decide(stats: Statistics, given: Kind | None, codes: str, limit: int) -> Ver
     Raises:
         UserError: the column cannot be of the kind that the user gave.
     """
-    name, distinct = stats.name, None if stats.counts is None else len(stats.counts)
+    name, distinct = stats.name, stats.distinct
     if given == "drop":
         return Verdict("drop", "left out by option")
     if stats.present == 0:
@@ -64,13 +67,15 @@ def decide(stats: Statistics, given: Kind | None, codes: str, limit: int) -> Ver
         return Verdict("binary" if given is None else given)
     if given is not None:
         cut = given == "category" and distinct is not None and distinct > limit
+        if not cut:
+            return Verdict(given)
         note = f"{name}: {distinct:,} categories, the {limit} most frequent kept; --max-categories keeps more"
-        return Verdict(given, note=note if cut else "")
+        return Verdict(given, note=note)
     return _numeric(stats, codes, limit) if stats.numeric else _text(stats, limit)
 
 
 def _text(stats: Statistics, limit: int) -> Verdict:
-    name, distinct = stats.name, None if stats.counts is None else len(stats.counts)
+    name, distinct = stats.name, stats.distinct
     if distinct is not None and (distinct <= FEW or distinct <= SHARE * stats.present):
         return Verdict("category")
     shown = f"more than {limit}" if distinct is None else f"{distinct:,}"
@@ -88,13 +93,13 @@ def _numeric(stats: Statistics, codes: str, limit: int) -> Verdict:
     reason = _suspicion(stats)
     if not reason:
         return Verdict("number")
-    if stats.counts is None:
+    if stats.distinct is None:
         note = f"{name}: {reason}, but of more than {limit} values, so taken as a number"
         return Verdict(
             "number",
             note=f"{note}; --data.kinds.{name} category takes it as codes, drop leaves it out",
         )
-    values = f"{len(stats.counts)} different whole numbers"
+    values = f"{stats.distinct} different whole numbers"
     if codes == "category":
         note = f"{name}: {values}, {reason}: taken as a category; --data.kinds.{name} number takes it as a number"
         return Verdict("category", note=note)
@@ -102,16 +107,26 @@ def _numeric(stats: Statistics, codes: str, limit: int) -> Verdict:
     return Verdict("number", note=note)
 
 
+def counted(name: str, numeric: bool, limit: int) -> int:
+    """How many different values of a column are worth counting: many only where they may be categories."""
+    return limit if not numeric or _named(name) else min(limit, WHOLE)
+
+
+def _named(name: str) -> re.Match[str] | None:
+    """The word in a column's name that makes it a code."""
+    words = re.sub(r"[\W_]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)).lower()
+    return NAMES.search(words)
+
+
 def _suspicion(stats: Statistics) -> str:
     """Why whole numbers may be codes; empty if they are not suspected."""
-    words = re.sub(r"[\W_]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", stats.name)).lower()
-    named = NAMES.search(words)
-    distinct = math.inf if stats.counts is None else len(stats.counts)
+    named = _named(stats.name)
+    distinct = math.inf if stats.distinct is None else stats.distinct
     if named and (distinct <= stats.present / 2 or distinct == math.inf):
         return f'by its name ("{named[0]}") a code'
     if distinct == math.inf or stats.present < 3 * distinct or distinct < 5:
         return ""
-    values = np.sort(np.array([float(v) for v in stats.counts or ()]))
+    values = stats.values
     span = stats.highest - stats.lowest
     step = np.gcd.reduce((values - values[0]).astype(np.int64))
     if span + 1 < 3 * distinct or step > 1:  # dense as ages are, or rounded as prices and years are

@@ -19,6 +19,9 @@ class Indexed(Data):
     and resume live here.
     """
 
+    window: int = 0
+    """Examples that are gathered at once where their order is random; 0 gathers each batch by itself."""
+
     def __init__(self, *, batch: int, seed: int) -> None:
         self.batch, self.seed = batch, seed
         self._epoch, self._consumed = 0, 0
@@ -53,12 +56,22 @@ class Indexed(Data):
         order = np.random.default_rng([self.seed, epoch]).permutation(count)
         if self._epoch != epoch:
             self._epoch, self._consumed = epoch, 0
-        for start in range(self._consumed * self.batch, count, self.batch):
-            batch = self.take(split, order[start : start + self.batch], epoch)
-            self._consumed += (
-                1  # before the hand-over: a checkpoint is taken after the step on this batch
-            )
+        for batch in self._gathered(split, order[self._consumed * self.batch :], epoch):
+            # before the hand-over: a checkpoint is taken after the step on this batch
+            self._consumed += 1
             yield batch
+
+    def _gathered(self, split: Split, order: np.ndarray, epoch: int) -> Iterator[Batch]:
+        """Batches in an order; gathered `window` examples at a time they are slices of what was gathered."""
+        rows = max(self.batch, self.window // self.batch * self.batch)
+        for start in range(0, len(order), rows):
+            some = self.take(split, order[start : start + rows], epoch)
+            if rows == self.batch:
+                yield some
+                continue
+            names, parts = some.keys(), (values.split(self.batch) for values in some.values())
+            for batch in zip(*parts, strict=True):
+                yield dict(zip(names, batch, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """See `Data.state_dict`."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,15 +16,20 @@ from torch import Tensor
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Batch, Split
 from fourfold.core.state import full_disk
-from fourfold.data.columns import Reader, cells
+from fourfold.data.cells import Reader
+from fourfold.data.encoder import Arrays, Encoder
 from fourfold.data.rows import IN_MEMORY
+from fourfold.data.splits import TEST, TRAIN, VALID
+from fourfold.data.statistics import SAMPLE
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from fourfold.data.table import TableData
 
-NUMBER: dict[Split, int] = {"train": 0, "valid": 1, "test": 2}
+BLOCK = 8192
+"""Rows of a block of rows in memory at most."""
+NUMBERS = 1 << 20
+"""Numbers of such a block at most."""
+NUMBER: dict[Split, int] = {"train": TRAIN, "valid": VALID, "test": TEST}
 
 
 class Prepared:
@@ -31,145 +37,166 @@ class Prepared:
 
     def __init__(self, data: TableData) -> None:
         self.data = data
-        self.held: dict[Split, tuple[Tensor, Tensor | None]] = {}
-        self.missing: Counter[str] = Counter()
-        self.unseen: Counter[str] = Counter()
+        self.held: dict[Split, dict[str, Tensor]] = {}
+        """Splits that are in memory, or in a memory-mapped file."""
+        self.missing: dict[Split, Counter[str]] = {}
+        self.unseen: dict[Split, Counter[str]] = {}
 
     @property
     def large(self) -> bool:
         """Whether all prepared rows together are more than is held in memory."""
         assert self.data.rows is not None  # noqa: S101
-        width = len(self.data.columns) * np.dtype(self.data.options.dtype).itemsize
-        return self.data.rows.count * width > 2 * IN_MEMORY
+        return self._size(self.data.rows.count) > 2 * IN_MEMORY
+
+    def streams(self, split: Split) -> bool:
+        """Whether a split in stored order is prepared as it is asked for."""
+        return self.large and split not in self.held
 
     def take(self, split: Split, index: np.ndarray | slice) -> Batch:
         """Rows of a split by number; all rows are prepared when the first is asked for."""
-        if not self.held:
+        if split not in self.held:
             self._fill()
-        features, targets = self.held[split]
         if isinstance(index, slice):
-            batch = {"features": features[index]}
-            return batch if targets is None else {**batch, "targets": targets[index]}
+            return {name: values[index] for name, values in self.held[split].items()}
         numbers = torch.from_numpy(index)
-        batch = {"features": features.index_select(0, numbers)}
-        return batch if targets is None else {**batch, "targets": targets.index_select(0, numbers)}
+        return {n: values.index_select(0, numbers) for n, values in self.held[split].items()}
 
     def stream(self, split: Split, batch: int) -> Iterator[Batch]:
         """Batches in stored order, prepared as they are asked for."""
-        held: list[tuple[np.ndarray, np.ndarray | None]] = []
-        for _, features, targets in self._chunks(split):
-            if held:  # rows left over from the chunk before
-                features = np.concatenate([held[0][0], features])
-                targets = None if targets is None else np.concatenate([held[0][1], targets])  # type: ignore[list-item]
-            whole = len(features) // batch * batch
+        left: Arrays = {}
+        for _, arrays in self._chunks([split]):
+            if left:  # rows left over from the chunk before
+                arrays = {n: np.concatenate([left[n], values]) for n, values in arrays.items()}
+            whole = len(arrays["features"]) // batch * batch
             for start in range(0, whole, batch):
-                yield _batch(features, targets, slice(start, start + batch))
-            held = [(features[whole:].copy(), None if targets is None else targets[whole:].copy())]
-        if held and len(held[0][0]):
-            yield _batch(*held[0], slice(None))
+                yield _batch(arrays, slice(start, start + batch))
+            left = {name: values[whole:].copy() for name, values in arrays.items()}
+        if left and len(left["features"]):
+            yield _batch(left, slice(None))
+
+    def blocks(self, split: Split) -> Iterator[Batch]:
+        """A split in stored order, in large pieces; the validation rows are kept on the way where they fit."""
+        if not self.streams(split):
+            count = self.data.size(split)
+            rows = max(self.data.batch, min(BLOCK, NUMBERS // max(1, len(self.data.columns))))
+            for start in range(0, count, rows):
+                yield self.take(split, slice(start, min(start + rows, count)))
+            return
+        fits = self._size(self.data.size("valid")) <= 2 * IN_MEMORY
+        aside: list[Split] = (
+            ["valid"] if split == "train" and fits and self.streams("valid") else []
+        )
+        kept = {other: _Room(self.data, other, np.empty) for other in aside}
+        for part, arrays in self._chunks([split, *aside]):
+            if part in kept:
+                kept[part].put(arrays)
+            else:
+                yield _batch(arrays, slice(None))
+        self.held.update({other: room.tensors() for other, room in kept.items()})
+
+    def sample(self, split: Split) -> np.ndarray:
+        """(n, D) features of up to SAMPLE rows of a split, evenly spread over it."""
+        count = self.data.size(split)
+        some = np.linspace(0, max(0, count - 1), min(SAMPLE, count)).astype(np.int64)
+        if not self.streams(split):
+            return np.asarray(self.take(split, some)["features"].numpy())
+        found, start = [np.empty((0, len(self.data.columns)))], 0
+        for _, arrays in self._chunks([split]):
+            features = arrays["features"]
+            here = some[(some >= start) & (some < start + len(features))] - start
+            found.append(features[here])
+            start += len(features)
+        return np.concatenate(found)
 
     def notes(self) -> list[str]:
         """What preparing these rows met."""
-        what = (
-            "zeros in all its columns"
-            if self.data.options.unseen == "zeros"
-            else "counted as other"
-        )
-        filled = (
-            [
+        data, notes = self.data, []
+        unseen: Counter[str] = sum(self.unseen.values(), Counter())
+        missing: Counter[str] = sum(self.missing.values(), Counter())
+        if data.parts is not None and not (data.parts == TRAIN).any():
+            notes += [
                 f"{name}: {count:,} missing cells filled as in training"
-                for name, count in self.missing.items()
-            ]
-            if self.data.parts is not None and not (self.data.parts == 0).any()
-            else []  # of the rows that were fitted, the fit has told
-        )
-        return filled + [
-            f"{name}: {count:,} cells hold a category that training has not seen ({what})"
-            for name, count in self.unseen.items()
+                for name, count in missing.items()
+            ]  # of rows that were fitted, the fit has told
+        zeros = data.options.unseen == "zeros"
+        what = "zeros in all its columns" if zeros else "counted as other"
+        embedded = {e.name for e in data.schema.encodings if e.embedded}
+        return notes + [
+            f"{name}: {count:,} cells hold a category that training has not seen "
+            f"({'the code of unknown ones' if name in embedded else what})"
+            for name, count in unseen.items()
         ]
 
-    def _chunks(
-        self, split: Split | None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-        """Part of each row, features (m, D) and targets (m,), of a split or of all that count."""
-        data = self.data
-        assert data.rows is not None and data.parts is not None  # noqa: S101
-        encodings = [e for e in data.schema.encodings if e.columns()]
-        names = [e.name for e in encodings] + ([data.target.name] if data.has_targets else [])
-        missing: Counter[str] = Counter()
-        unseen: Counter[str] = Counter()
-        for start, frame in data.rows.chunks(names):
-            parts = data.parts[start : start + frame.height]
-            keep = np.flatnonzero(parts >= 0 if split is None else parts == NUMBER[split])
-            if not len(keep):
-                continue
-            if len(keep) < frame.height:
-                frame = frame[keep]
-            read = Reader(data.rows.placed(start, keep), data.options.decimal)
-            features = np.zeros((len(keep), len(data.columns)), data.options.dtype)
-            at = 0
-            for encoding in encodings:
-                width = len(encoding.columns())
-                gone, new = encoding.encode(
-                    frame[encoding.name], features[:, at : at + width], read
-                )
-                missing[encoding.name] += gone
-                unseen[encoding.name] += new
-                at += width
-            targets = self._targets(frame, read) if data.has_targets else None
-            yield parts[keep], features, targets
-        self.missing, self.unseen = +missing, +unseen
-
-    def _targets(self, frame: pl.DataFrame, read: Reader) -> np.ndarray:
-        import polars as pl
-
-        target, options = self.data.target, self.data.options
-        series = frame[target.name]
-        if target.kind == "number":
-            return ((read.numbers(series) - target.mean) / target.scale).astype(options.dtype)
-        codes = cells(series).replace_strict(
-            pl.Series(target.classes, dtype=pl.String), pl.Series(range(len(target.classes)), dtype=pl.Int64),
-            default=-1, return_dtype=pl.Int64,
-        ).to_numpy()  # fmt: skip
-        if (codes < 0).any():
-            row = int(np.argmax(codes < 0))
-            raise UserError(
-                f"{read.place(row)}, column {target.name}: class {series[row]} is not among those of the training rows"
-            )
-        return codes
+    def _size(self, rows: int) -> int:
+        """Bytes of so many prepared rows."""
+        return rows * len(self.data.columns) * np.dtype(self.data.options.dtype).itemsize
 
     def _fill(self) -> None:
-        data = self.data
-        sizes = {split: data.size(split) for split in NUMBER}
+        """Prepare all splits that are not held yet."""
         room = _mapped if self.large else np.empty
-        width, dtype = len(data.columns), np.dtype(data.options.dtype)
-        label = np.dtype(np.int64) if data.target.kind == "category" else dtype
-        features = {split: room((size, width), dtype) for split, size in sizes.items()}
-        targets = {split: np.empty(size, label) for split, size in sizes.items()}
-        at = dict.fromkeys(NUMBER, 0)
-        for parts, x, y in self._chunks(None):
-            for split, number in NUMBER.items():
-                rows = parts == number
-                end = at[split] + int(rows.sum())
-                features[split][at[split] : end] = x[rows]
-                if y is not None:
-                    targets[split][at[split] : end] = y[rows]
-                at[split] = end
-        for split in NUMBER:
-            known = torch.from_numpy(targets[split]) if data.has_targets else None
-            self.held[split] = torch.from_numpy(features[split]), known
+        rooms = {s: _Room(self.data, s, room) for s in NUMBER if s not in self.held}
+        for split, arrays in self._chunks(list(rooms)):
+            rooms[split].put(arrays)
+        self.held.update({split: filled.tensors() for split, filled in rooms.items()})
+
+    def _chunks(self, splits: Sequence[Split]) -> Iterator[tuple[Split, Arrays]]:
+        """Rows of some splits in stored order: features (m, D), targets (m,) or (m, K) and weight (m,)."""
+        import polars as pl
+
+        data = self.data
+        assert data.rows is not None and data.parts is not None  # noqa: S101
+        encoder = Encoder(data)
+        missing = {split: Counter[str]() for split in splits}
+        unseen = {split: Counter[str]() for split in splits}
+        for start, frame in data.rows.chunks(encoder.names):
+            parts = data.parts[start : start + frame.height]
+            for split in splits:
+                wanted = parts == NUMBER[split]
+                keep = np.flatnonzero(wanted)
+                if not len(keep):
+                    continue
+                some = frame if len(keep) == len(wanted) else frame.filter(pl.Series(wanted))
+                read = Reader(data.rows.placed(start, keep))
+                yield split, encoder.encode(some, read, missing[split], unseen[split])
+        self.missing.update({split: +counts for split, counts in missing.items()})
+        self.unseen.update({split: +counts for split, counts in unseen.items()})
 
 
-def _batch(features: np.ndarray, targets: np.ndarray | None, rows: slice) -> Batch:
-    batch = {"features": torch.from_numpy(features[rows])}
-    return batch if targets is None else {**batch, "targets": torch.from_numpy(targets[rows])}
+class _Room:
+    """Arrays that a split's prepared rows are put into."""
+
+    def __init__(self, data: TableData, split: Split, make: Callable[..., np.ndarray]) -> None:
+        size, dtype = data.size(split), np.dtype(data.options.dtype)
+        self.arrays: Arrays = {"features": make((size, len(data.columns)), dtype)}
+        if data.has_targets:
+            several = (len(data.target.classes),) if data.target.kind == "labels" else ()
+            label = np.dtype(np.int64) if data.target.kind == "category" else dtype
+            self.arrays["targets"] = make((size, *several), label)
+        if data.weights is not None:
+            self.arrays["weight"] = make((size,), dtype)
+        self.at = 0
+
+    def put(self, arrays: Arrays) -> None:
+        """Add rows."""
+        end = self.at + len(arrays["features"])
+        for name, values in arrays.items():
+            self.arrays[name][self.at : end] = values
+        self.at = end
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them."""
+        return {name: torch.from_numpy(values) for name, values in self.arrays.items()}
 
 
-def _mapped(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+def _batch(arrays: Arrays, rows: slice) -> Batch:
+    return {name: torch.from_numpy(values[rows]) for name, values in arrays.items()}
+
+
+def _mapped(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """An array in a file without a name, which is gone when the array is."""
-    if not shape[0] * shape[1]:
+    size = math.prod(shape) * dtype.itemsize
+    if not size:
         return np.empty(shape, dtype)
-    size = shape[0] * shape[1] * dtype.itemsize
     with tempfile.TemporaryFile() as file:  # the mapping keeps it open
         try:
             file.truncate(size)

@@ -47,6 +47,8 @@ class Piece:
     count: int
     table: pl.DataFrame | pl.LazyFrame
     digest: str
+    kept: Any = None
+    """What the table is read from, where that is gone with its last reader."""
 
 
 @dataclass
@@ -150,7 +152,7 @@ class Rows:
         pieces, start = [], 0
         for piece in self.pieces:
             part = frame[start : start + piece.count]
-            pieces.append(Piece(piece.name, piece.count, part, piece.digest))
+            pieces.append(Piece(piece.name, piece.count, part, piece.digest, piece.kept))
             start += piece.count
         return Rows(pieces, target=self.target)
 

@@ -44,6 +44,8 @@ def open_rows(sources: Any, how: Format) -> Rows:
     """
     if sources is None:
         sources = "diabetes"
+    if isinstance(sources, list) and len(sources) == 1:  # as a run keeps it
+        sources = sources[0]
     if isinstance(sources, str) and sources in BUNDLED and not Path(sources).exists():
         return Rows([piece_of(bundled(sources), f"the bundled {sources} set")], target="target")
     if isinstance(sources, tuple) and len(sources) == 2 and not _is_path(sources[0]):
