@@ -62,6 +62,7 @@ def save(run: Run, folder: str | os.PathLike[str]) -> Path:
         run.data.save(place / "data")
         save_weights(place / "weights.safetensors", model)
         run.save_configuration()
+        _keep(run)
         from fourfold.look.report import of, write
 
         write(place / "report.html", of(run))
@@ -178,7 +179,7 @@ def resume(
     if console is not None:
         run.console = console
     changed = merge(type(run.system), options, base=run.system)
-    for path, before, after in _differences(run.system.model_dump(), changed.model_dump()):
+    for path, before, after in differences(run.system.model_dump(), changed.model_dump()):
         if path.split(".")[-1] not in BUDGET:
             raise UserError(
                 f"--resume goes on exactly, so {path} stays {before!r} (got {after!r}); "
@@ -197,6 +198,7 @@ def resume(
             f"go on exactly; begin a new run on the old weights: --from {run.folder}"
         )
     run.data = data
+    run.about.pop("finished", None)  # until it says so anew
     run.save_configuration()
     _build(run)
     return _search(run, tensorboard)
@@ -224,7 +226,7 @@ def _keeps_preparation(configured: System, other: Run | None) -> None:
     if other is None or type(other.system.data) is not type(configured.data):
         return
     before, after = other.system.data.model_dump(), configured.data.model_dump()
-    for path, was, now in _differences(before, after):
+    for path, was, now in differences(before, after):
         if path.split(".")[0] not in configured.data.loose:
             raise UserError(
                 f"--from takes over how {other.folder} prepared its data, so data.{path} stays {was!r} (got {now!r})"
@@ -276,6 +278,7 @@ def _begin(run: Run, source: Any, valid: Any) -> None:
     run.save_configuration()  # last: what has a system.toml can be resumed
     for sentence in run.data.summary().get("notes", ()):
         run.note(sentence)
+    run.system.begin(run)
 
 
 def _build(run: Run) -> None:
@@ -349,9 +352,16 @@ def _finish(run: Run, began: float) -> None:
     load_weights(run.folder / "weights.safetensors", run.model)
     run.model.eval()
     run.save_configuration()
+    _keep(run)
     from fourfold.look.report import of, write
 
     write(run.folder / "report.html", of(run))
+
+
+def _keep(run: Run) -> None:
+    """What the system keeps beside the weights, from the model as verbs see it."""
+    with _room_in(run.folder), torch.no_grad():
+        run.system.finish(run)
 
 
 def _say_differences(run: Run) -> None:
@@ -369,10 +379,11 @@ def _say_differences(run: Run) -> None:
         run.note(f"Going on under other conditions, so not bit for bit: {', '.join(differing)}.")
 
 
-def _differences(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two trees of options differ: path, before, after."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in {**before, **after}:
-            yield from _differences(
+            yield from differences(
                 before.get(key), after.get(key), f"{path}.{key}" if path else key
             )
     elif before != after:
