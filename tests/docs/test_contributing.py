@@ -26,7 +26,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example as a file."""
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.S)
     (example,) = [block for block in blocks if "@system(" in block]
-    path = tmp_path_factory.mktemp("example") / "mlp.py"
+    path = tmp_path_factory.mktemp("example") / "two_layers.py"
     path.write_text(example, encoding="utf-8")
     return path
 
@@ -34,13 +34,13 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def example(source: Path) -> Iterator[type[System]]:
     """The example's class, from a module of its own."""
-    spec = importlib.util.spec_from_file_location("mlp", source)
+    spec = importlib.util.spec_from_file_location("two_layers", source)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules["mlp"] = module
+    sys.modules["two_layers"] = module
     spec.loader.exec_module(module)
-    yield module.MLP
-    del sys.modules["mlp"]
+    yield module.TwoLayers
+    del sys.modules["two_layers"]
 
 
 def test_the_example_passes_every_check(example: type[System]) -> None:
@@ -49,7 +49,7 @@ def test_the_example_passes_every_check(example: type[System]) -> None:
 
 
 def test_the_example_gives_its_result(example: type[System]) -> None:
-    said = re.search(r"Result: mean squared error ([\d.]+)", sys.modules["mlp"].__doc__ or "")
+    said = re.search(r"Result: mean squared error ([\d.]+)", sys.modules["two_layers"].__doc__ or "")
     assert said
     runs = [fourfold.fit(example, "diabetes", out=False, seed=s) for s in range(3)]
     found = statistics.fmean(run.evaluate()["mse"] for run in runs)
@@ -69,8 +69,8 @@ def test_the_examples_verb_answers_for_every_row(example: type[System]) -> None:
 
 
 def test_the_example_is_indexed_without_being_imported(source: Path) -> None:
-    (entry,) = _read("mlp", source)
-    assert (entry.name, entry.reads, entry.cls) == ("mlp", "table", "MLP")
+    (entry,) = _read("two_layers", source)
+    assert (entry.name, entry.reads, entry.cls) == ("two-layers", "table", "TwoLayers")
     assert entry.verbs == ("evaluate", "predict")
 
 
