@@ -21,14 +21,30 @@ if TYPE_CHECKING:
     from fourfold.core.errors import UserError
     from fourfold.core.run import Run
     from fourfold.core.system import System, system
+    from fourfold.selection.folds import cross_validate
+    from fourfold.selection.search import search
 
-__all__ = ["__version__", "Run", "System", "UserError", "fit", "list_systems", "open", "save", "system"]
+__all__ = [
+    "__version__",
+    "Run",
+    "System",
+    "UserError",
+    "cross_validate",
+    "fit",
+    "list_systems",
+    "open",
+    "save",
+    "search",
+    "system",
+]
 
 _PLACES = {
     "fit": "fourfold.api",
     "open": "fourfold.api",
     "save": "fourfold.api",
     "list_systems": "fourfold.api",
+    "cross_validate": "fourfold.selection.folds",
+    "search": "fourfold.selection.search",
     "UserError": "fourfold.core.errors",
     "Run": "fourfold.core.run",
     "System": "fourfold.core.system",

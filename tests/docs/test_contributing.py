@@ -49,7 +49,9 @@ def test_the_example_passes_every_check(example: type[System]) -> None:
 
 
 def test_the_example_gives_its_result(example: type[System]) -> None:
-    said = re.search(r"Result: mean squared error ([\d.]+)", sys.modules["two_layers"].__doc__ or "")
+    said = re.search(
+        r"Result: mean squared error ([\d.]+)", sys.modules["two_layers"].__doc__ or ""
+    )
     assert said
     runs = [fourfold.fit(example, "diabetes", out=False, seed=s) for s in range(3)]
     found = statistics.fmean(run.evaluate()["mse"] for run in runs)

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from fourfold import api
-from fourfold.cli.fit import _option_name, fit_parameters
+from fourfold.cli.fit import _option_name, fit_parameters, of_options
 from fourfold.cli.main import COMMANDS
 from fourfold.cli.parse import parse
+from fourfold.cli.search import search_flags
 from fourfold.cli.verbs import PATH_LIKE, arguments, parameters
 from fourfold.core.errors import UserError
 from fourfold.core.registry import all_verbs, index, load_system
+from fourfold.core.space import space_of
 from fourfold.core.system import verbs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,6 +170,18 @@ def check_fit(words: list[str]) -> None:
     api.configure(cls, given, size=parsed[1].get("size"))
 
 
+def check_search(words: list[str]) -> None:
+    if words[:1] == ["--resume"]:
+        assert parse("search", "", search_flags(), words)
+        return
+    cls = load_system(words[0])
+    parsed = parse("search", "", fit_parameters(cls, search_flags()), words[1:], loose=True)
+    assert parsed
+    given, flags = of_options(parsed[1])
+    api.configure(cls, given)
+    space_of(cls, flags.get("space", ""), given)
+
+
 def check_verb(verb: str, words: list[str]) -> None:
     assert words and not words[0].startswith("-"), f"{verb}: the run comes first"
     refused = []
@@ -192,6 +206,8 @@ def test_command_lines_parse(command: str) -> None:
     name, *words = shlex.split(command, comments=True)[1:]
     if name == "fit":
         check_fit(words)
+    elif name == "search":
+        check_search(words)
     elif name in COMMANDS and not (name in all_verbs() and words[0].startswith("runs/")):
         flags = {w.lstrip("-").split("=")[0] for w in words if w.startswith("-")}
         assert flags <= OTHER.get(name, set())
@@ -232,7 +248,11 @@ def test_options_that_are_named_exist(path: Path) -> None:
     known |= {f"--{flag}" for flags in OTHER.values() for flag in flags}
     for name in index():
         cls = load_system(name)
-        given = [*fit_parameters(cls), *(p for v in verbs(cls).values() for p in parameters(v))]
+        given = [
+            *fit_parameters(cls),
+            *search_flags(),
+            *(p for v in verbs(cls).values() for p in parameters(v)),
+        ]
         for parameter in given:
             for mark in getattr(parameter.annotation, "__metadata__", ()):
                 known |= {

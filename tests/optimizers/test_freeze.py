@@ -1,6 +1,5 @@
 """Frozen parameters stay to the bit, the others move, through a resume too."""
 
-from pathlib import Path
 
 import pytest
 import torch

@@ -144,7 +144,12 @@ def test_several_labels(tmp_path: Path) -> None:
         told = run.predict(source)
         names = [c for c in told.columns if c not in source.columns]
         word = "p" if not options else "score"
-        assert names == ["prediction(tag_a)", "prediction(tag_b)", f"{word}(tag_a)", f"{word}(tag_b)"]
+        assert names == [
+            "prediction(tag_a)",
+            "prediction(tag_b)",
+            f"{word}(tag_a)",
+            f"{word}(tag_b)",
+        ]
         if not options:
             assert run.evaluate()["hamming"] < 0.1
         else:  # only the order of a row's labels is learned

@@ -101,7 +101,10 @@ def test_rules_over_evidence() -> None:
     falling = replace(flat, held=(0.6, 0.5, 0.4, 0.34, 0.32))
     for seen, word in [
         (GOOD, "fine"),
-        (replace(GOOD, held=0.45, spread=0.2, reference=0.44), "fine"),  # so wide a gap may be chance
+        (
+            replace(GOOD, held=0.45, spread=0.2, reference=0.44),
+            "fine",
+        ),  # so wide a gap may be chance
         (replace(GOOD, falling=0.2), "under-fitting"),
         (replace(GOOD, reference=0.2), "under-fitting"),
         (replace(GOOD, reference=0.2, reference_spread=0.1), "fine"),

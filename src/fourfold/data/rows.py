@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -46,7 +47,8 @@ class Piece:
     name: str
     count: int
     table: pl.DataFrame | pl.LazyFrame
-    digest: str
+    digest: str | Future[str]
+    """SHA-256 of the content; of a large file it is taken while the file is read."""
     kept: Any = None
     """What the table is read from, where that is gone with its last reader."""
 
@@ -82,7 +84,8 @@ class Rows:
     @property
     def digest(self) -> str:
         """SHA-256 of the content."""
-        return hashlib.sha256(" ".join(piece.digest for piece in self.pieces).encode()).hexdigest()
+        each = (p.digest if isinstance(p.digest, str) else p.digest.result() for p in self.pieces)
+        return hashlib.sha256(" ".join(each).encode()).hexdigest()
 
     @property
     def streamed(self) -> bool:

@@ -211,7 +211,9 @@ class TableData(Indexed):
         self.fingerprint = schema.fingerprint
         self.columns: list[Column] = [c for e in schema.encodings for c in e.columns()]
         self.prepared = Prepared(self)
-        self.window = min(8192, (4 << 20) // max(1, len(self.columns)))  # small enough for the cache
+        self.window = min(
+            8192, (4 << 20) // max(1, len(self.columns))
+        )  # small enough for the cache
         self._notes = notes
 
     @property

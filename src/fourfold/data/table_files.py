@@ -143,8 +143,11 @@ def _scanned(
             return piece_of(read(source), name)
         lazy = scan(path)
         count = int(lazy.select(pl.len()).collect().item())
-        large = count * len(lazy.collect_schema()) * 8 > IN_MEMORY
-        return Piece(name, count, lazy if large else lazy.collect(), _digest_file(path))
+        if count * len(lazy.collect_schema()) * 8 <= IN_MEMORY:
+            return Piece(name, count, lazy.collect(), _digest_file(path))
+        with ThreadPoolExecutor(1) as beside:
+            beside.shutdown(wait=False)
+            return Piece(name, count, lazy, beside.submit(_digest_file, path))
 
 
 def _open_lines(path: Path, name: str, source: io.BytesIO | None) -> Piece:

@@ -73,7 +73,7 @@ def dependence(
                       transform=axes.get_xaxis_transform(), clip_on=False)  # fmt: skip
         axes.set_xlabel(short_name(name, 36))
     for axes in grid[:, 0]:
-        axes.set_ylabel(y_label)
+        axes.set_ylabel(short_name(y_label, 26))
         plain_ticks(axes.yaxis)
     if len(outputs) > 1:
         fig.legend(

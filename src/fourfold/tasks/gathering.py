@@ -63,16 +63,6 @@ def gather(run: Run, data: TableData, split: Split) -> Predictions:
     return Predictions(found, more, true, joined.get("weight"))
 
 
-def joined(parts: Sequence[Predictions]) -> Predictions:
-    """Predictions below one another."""
-    further = {n: np.concatenate([p.further[n] for p in parts]) for n in parts[0].further}
-    true, weight = (
-        None if any(v is None for v in values) else np.concatenate(cast(Any, values))
-        for values in ([p.true for p in parts], [p.weight for p in parts])
-    )
-    return Predictions(np.concatenate([p.values for p in parts]), further, true, weight)
-
-
 def answers(run: Run, features: np.ndarray) -> np.ndarray:
     """Predictions of prepared rows (N, D): (N,) numbers in the target's own units, or (N, C) probabilities."""
     data, objective = cast(TableData, run.data), cast(Supervised, run.objective)
@@ -99,20 +89,40 @@ class Sample:
 
 
 def sample(data: TableData, split: Split, most: int) -> Sample:
-    """At most so many rows of a split, in even steps."""
-    places = np.linspace(0, data.size(split) - 1, min(most, data.size(split))).astype(int)
-    parts: dict[str, list[np.ndarray]] = {}
-    start = 0
-    for batch in data.batches(split):
-        count = len(batch["features"])
-        here = places[(places >= start) & (places < start + count)] - start
-        for name, values in batch.items():
-            parts.setdefault(name, []).append(values.numpy()[here])
-        start += count
-    if not parts:
+    """At most so many rows of a split, in even steps; a table that is streamed is passed over once."""
+    count = data.size(split)
+    places = np.linspace(0, count - 1, min(most, count)).astype(np.int64)
+    if not len(places):
         return Sample(np.empty((0, len(data.columns))))
-    joined = {name: np.concatenate(pieces) for name, pieces in parts.items()}
-    true = joined.get("targets")
+    if data.prepared.streams(split):
+        parts: dict[str, list[np.ndarray]] = {}
+        start = 0
+        for batch in data.batches(split):
+            size = len(batch["features"])
+            here = places[(places >= start) & (places < start + size)] - start
+            for name, values in batch.items():
+                parts.setdefault(name, []).append(values.numpy()[here])
+            start += size
+        found = {name: np.concatenate(pieces) for name, pieces in parts.items()}
+    else:
+        found = {name: values.numpy() for name, values in data.take(split, places, None).items()}
+    true = found.get("targets")
     if true is not None and data.target.kind == "number":
         true = data.original(true.astype(np.float64))
-    return Sample(joined["features"], true, joined.get("weight"))
+    return Sample(found["features"], true, found.get("weight"))
+
+
+def samples(data: TableData, splits: Sequence[Split], most: int) -> Sample:
+    """At most so many rows of several splits below one another, as many of each as its share."""
+    total = max(1, sum(data.size(split) for split in splits))
+    some = [sample(data, split, -(-most * data.size(split) // total)) for split in splits]
+    return Sample(
+        np.concatenate([s.features for s in some]),
+        _below([s.true for s in some]),
+        _below([s.weight for s in some]),
+    )
+
+
+def _below(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if known and len(known) == len(parts) else None

@@ -9,6 +9,7 @@ from fourfold.core.run import Run
 from fourfold.core.types import Explanation, Picture, Table
 from fourfold.data.table import TableData
 from fourfold.look import learning as look
+from fourfold.look.figures import short_name
 from fourfold.tasks.learning import Evidence, gathered, judge, row_curve, table_rows
 from fourfold.tasks.losses import shown
 from fourfold.tasks.variance import Spread, spreads
@@ -33,7 +34,7 @@ def verdict(
         seen = row_curve(run, seen)
     found = spreads(run, spread, fits)
     target = cast(TableData, run.data).target
-    unit = f"squared error of {target.name}" if target.kind == "number" else "Brier score"
+    unit = "squared error" if target.kind == "number" else "Brier score"
     name = run.folder.name if run.folder else run.system.name
     return Explanation(
         f"What {name} has learned",
@@ -53,7 +54,7 @@ def drawn(run: Run, seen: Evidence) -> Iterator[Picture]:
     """The evidence in pictures."""
     root = seen.measure == "mean squared error"
     unit = cast(TableData, run.data).target.name
-    measure = f"root mean squared error ({unit})" if root else seen.measure
+    measure = f"root mean squared error ({short_name(unit, 30)})" if root else seen.measure
     yield look.compared(table_rows(seen), measure, seen.where)
     curve = look.over_training(run.metrics.lines, seen.best_step)
     if curve is not None:

@@ -21,15 +21,15 @@ from fourfold.core.words import number
 from fourfold.data.splits import TEST, TRAIN, VALID
 from fourfold.data.table import TableData
 from fourfold.objectives.supervised import Supervised
-from fourfold.tasks.gathering import Predictions, gather, joined
+from fourfold.tasks.gathering import Predictions, Sample, answers, gather, sample, samples
 from fourfold.tasks.losses import (
+    MOST,
     constant,
     mean,
     measure_of,
     places,
     rowwise,
     shown,
-    some,
     standard_error,
 )
 from fourfold.tasks.reference import reference_losses
@@ -106,7 +106,8 @@ def gathered(run: Run) -> Evidence:
     held_out(run)
     data = cast(TableData, run.examples())
     target, probable = data.target, cast(Supervised, run.objective).probabilistic
-    train, held = some(gather(run, data, "train")), _held(run, data)
+    seen, unseen = sample(data, "train", MOST), samples(data, _splits(data), MOST)
+    train, held = _predicted(run, seen), _predicted(run, unseen)
     losses, own = rowwise(target, held, probable), rowwise(target, train, probable)
     nothing, blind = (rowwise(target, constant(target, train, f), probable) for f in (held, train))
     found = Evidence(
@@ -119,7 +120,7 @@ def gathered(run: Run) -> Evidence:
         blind=mean(blind, train.weight),
         **_curve(run),
     )
-    boosted = reference_losses(data, _splits(data), probable)
+    boosted = reference_losses(target, seen, unseen, probable)
     if boosted is None:
         return found
     return replace(
@@ -135,8 +136,8 @@ def _splits(data: TableData) -> list[Split]:
     return [split for split in names if data.size(split)]
 
 
-def _held(run: Run, data: TableData) -> Predictions:
-    return some(joined([gather(run, data, split) for split in _splits(data)]))
+def _predicted(run: Run, rows: Sample) -> Predictions:
+    return Predictions(answers(run, rows.features), {}, rows.true, rows.weight)
 
 
 def judge(seen: Evidence) -> tuple[Verdict, tuple[str, ...]]:
@@ -211,13 +212,14 @@ def row_curve(run: Run, seen: Evidence) -> Evidence:
     target, probable = data.target, cast(Supervised, run.objective).probabilistic
     codes, everything = codes_of(run, frame), np.flatnonzero(parts == TRAIN)
     rows = np.concatenate([np.flatnonzero(parts == part) for part in (VALID, TEST)])
-    held, true = frame[rows[places(len(rows))]], _held(run, data)
+    held = frame[rows[places(len(rows))]]
+    true = gather(run, data.reopen(held, seed=run.seed, whole=True), "test")
     found: list[tuple[int, float, float]] = []
     for share in SHARES:
         # one order for all: each share holds the one before
         rows = share_of(codes, everything, share, np.random.default_rng(run.seed))
         again = refitted(run, rows, budget(run, share))
-        own = some(gather(again, cast(TableData, again.examples()), "train"))
+        own = _predicted(again, sample(cast(TableData, again.examples()), "train", MOST))
         outer = replace(true, values=told(run, again, held).values)
         trained = rowwise(again.data.target, own, probable)  # type: ignore[attr-defined]
         losses = rowwise(target, outer, probable)

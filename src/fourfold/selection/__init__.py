@@ -1,0 +1,1 @@
+"""Choosing between models: cross-validation, and searches over a system's options."""

@@ -1,0 +1,158 @@
+"""The application: endpoints over a shelf of runs, with who may ask, how much and how long around them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import fourfold
+from fourfold.core.errors import UserError
+from fourfold.serve import reference, routes, security
+from fourfold.serve.bodies import Bounded
+from fourfold.serve.calls import Calls
+from fourfold.serve.jobs import Jobs
+from fourfold.serve.limits import Limits
+from fourfold.serve.metrics import CONTENT_TYPE, Measures
+from fourfold.serve.openapi import Document
+from fourfold.serve.problems import refusal
+from fourfold.serve.shelf import Shelf
+from fourfold.serve.work import Failed
+
+
+def create_app(
+    shelf: Shelf, *, token: str | None = None, limits: Limits | None = None, page: bool = True
+) -> FastAPI:
+    """The application.
+
+    Args:
+        shelf: the runs.
+        token: the bearer token that every request needs; None takes requests to loopback names only.
+        limits: what is allowed.
+        page: whether to add the page. A process can have one.
+
+    Raises:
+        UserError: the page's library is not installed.
+    """
+    limits = limits or Limits()
+    measures = Measures()
+    calls = Calls(shelf, limits, measures)
+    jobs = Jobs(shelf, limits)
+
+    @contextlib.asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        app.state.idle, _ = await asyncio.gather(calls.close(), jobs.close())
+
+    app = FastAPI(
+        title="fourfold", version=fourfold.__version__, lifespan=life, docs_url=None, redoc_url=None
+    )
+    app.state.shelf, app.state.calls, app.state.jobs = shelf, calls, jobs
+    app.state.limits, app.state.token = limits, token
+    document = Document(app, calls, token is not None)
+    app.openapi = document  # type: ignore[method-assign]
+    measures.gauge("calls_present", "Calls that work or wait.", lambda: calls.present)
+    measures.gauge("calls_working", "Calls that are being worked on.", lambda: calls.working)
+    measures.gauge("runs_open", "Runs whose weights are in memory.", lambda: shelf.opened)
+    measures.gauge(
+        "fits_running", "Fits under way that were started here.", lambda: len(jobs.running)
+    )
+    app.include_router(routes.router)
+    app.include_router(routes.verbs)
+    _server(app, measures, token)
+    app.add_exception_handler(UserError, _refused)
+    app.add_exception_handler(Failed, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _refused)
+    if page:
+        from fourfold.serve.page import attach
+
+        attach(app, shelf, calls, jobs)
+    # the last one added is the outermost
+    app.add_middleware(Bounded, limits=limits)
+    app.add_middleware(security.Gate, token=token)
+    app.add_middleware(Counted, measures=measures)
+    return app
+
+
+def _server(app: FastAPI, measures: Measures, token: str | None) -> None:
+    """Endpoints about the server itself."""
+    calls: Calls = app.state.calls
+
+    @app.get("/health", tags=["server"], summary="Whether the server lives.")
+    def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/ready", tags=["server"], summary="Whether it takes requests; 503 while it stops.")
+    def ready(response: Response) -> dict[str, bool]:
+        response.status_code = 503 if calls.closing else 200
+        return {"ready": not calls.closing}
+
+    @app.get(
+        "/metrics", tags=["server"], summary="Numbers for Prometheus.", response_class=Response
+    )
+    def metrics() -> Response:
+        return Response(measures.text(), media_type=CONTENT_TYPE)
+
+    @app.get("/docs", include_in_schema=False)
+    def docs(request: Request) -> HTMLResponse:
+        text = reference.page(app.openapi(), str(request.base_url).rstrip("/"))
+        return HTMLResponse(
+            text,
+            headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"},
+        )
+
+    @app.get("/login", include_in_schema=False)
+    def login_form(request: Request) -> Response:
+        return security.login_form(request)
+
+    @app.post("/login", include_in_schema=False)
+    async def login(request: Request) -> Response:
+        return await security.login(request, token)
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    return refusal(error)
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"][1:]) or "the body"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return refusal(UserError(f"{place[:200]}: {message}"))
+
+
+class Counted:
+    """ASGI middleware that counts requests by route and times them to the last byte."""
+
+    def __init__(self, app: ASGIApp, measures: Measures) -> None:
+        self.app, self.measures = app, measures
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        began, status = time.perf_counter(), 500
+
+        async def sent(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sent)
+        finally:
+            # the route's template, not its address: a client may make up any number of those
+            route = getattr(scope.get("route"), "path", "") or "other"
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self.measures.answered(route, method, status, time.perf_counter() - began)
+
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
