@@ -646,3 +646,131 @@ except UserError as error:
     command = [sys.executable, "-c", code, str(tmp_path / "t.parquet")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "no room for 8,640 bytes of prepared rows; set TMPDIR" in result.stdout, result.stderr
+
+
+# --- large tables ---------------------------------------------------------------------------------
+
+
+def shrink(monkeypatch: pytest.MonkeyPatch, room: int = 100) -> None:
+    """Make small tables large ones: streamed, and prepared as they are asked for."""
+    for module in (table_files, delimited):
+        monkeypatch.setattr(module, "IN_MEMORY", 100)
+    monkeypatch.setattr(prepared, "IN_MEMORY", room)
+    monkeypatch.setattr(rows_module, "CHUNK", 70)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("room", [100, 900])  # bytes: neither split fits, or the validation rows do
+def test_blocks_are_the_rows_of_the_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, room: int
+) -> None:
+    frame = mixed().with_columns(w=pl.Series(np.arange(300.0)))
+    options = Tabular(target="y", weights="w", batch=64)
+    wanted = options.open(frame, seed=2)
+    path = write(frame, tmp_path / f"t{suffix}")
+    shrink(monkeypatch, room)
+    data = options.open(path, seed=2)
+    assert data.prepared.large
+    for split in ("train", "valid", "test", "valid"):
+        names = ("features", "targets", "weight")
+        blocks = [{n: b[n].clone() for n in names} for b in data.blocks(split)]  # type: ignore[arg-type]
+        found = {n: torch.cat([b[n] for b in blocks]) for n in names}
+        for oracle in (wanted.blocks(split), wanted.batches(split)):  # type: ignore[arg-type]
+            pieces = list(oracle)
+            for name in names:
+                torch.testing.assert_close(found[name], torch.cat([b[name] for b in pieces]))
+    assert ("valid" in data.prepared.held) == (room == 900)
+    epoch = torch.cat([b["weight"] for b in data.batches("train", epoch=0)])
+    torch.testing.assert_close(epoch.sort().values, found_weights(wanted))
+    with pytest.raises(ValueError, match="preparations without rows"):
+        options.restore(saved(data, tmp_path)).blocks("train")
+
+
+def found_weights(data: TableData) -> torch.Tensor:
+    return torch.cat([b["weight"] for b in data.batches("train")]).sort().values
+
+
+def saved(data: TableData, folder: Path) -> Path:
+    data.save(folder / "kept")
+    return folder / "kept"
+
+
+def test_the_columns_of_a_large_file_leave_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gc
+    import tempfile
+
+    path = write(mixed(), tmp_path / "t.csv")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    shrink(monkeypatch)
+    data = Tabular(target="y").open(path)
+    next(data.batches("train", epoch=0))
+    del data
+    gc.collect()
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_row_too_long_beside_one_too_short_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    """Their totals are those of regular rows."""
+    if large:
+        shrink(monkeypatch)
+    rows = [f"{i},{i},{i}" for i in range(100)]
+    for first, second, fields in (("1,2,3,4", "5,6", 4), ("5,6", "1,2,3,4", 2)):
+        text = "\n".join(["a,b,y", *rows, first, second, ""])
+        message = bad(tmp_path, text)
+        assert message.startswith(
+            f"t.csv, row 101: expected 3 fields as in the header, got {fields}"
+        )
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 40), st.integers(1, 12), st.booleans(), st.integers(0, 1000))
+def test_checking_by_totals_counts_as_checking_each_line(
+    rows: int, block: int, end: bool, seed: int
+) -> None:
+    """Blocks cut anywhere, with and without quotes: the number of rows is what csv counts."""
+    import csv
+
+    random = np.random.default_rng(seed)
+    cells = random.choice(
+        ["1", "", "xy", '"a,b"', '"l\n"'], (rows, 3), p=[0.5, 0.2, 0.2, 0.05, 0.05]
+    )
+    text = "\n".join(["a,b,y", *[",".join(row) for row in cells]]) + "\n" * end
+    for quick in (True, False):
+        check = delimited._Check("t.csv", ",", 3)
+        if not quick:
+            check._regular = lambda block: False  # type: ignore[method-assign]
+        data = text.encode()
+        for start in range(0, len(data), block):
+            check.feed(data[start : start + block])
+        check.finish()
+        assert check.rows == len(list(csv.reader(io.StringIO(text)))) - 1 and not check.ragged
+        long = delimited._Check("t.csv", ",", 3)
+        long.feed((text + "1,2,3,4\n" if end else text + "\n1,2,3,4\n").encode())
+        long.finish()
+        assert long.ragged
+
+
+def test_batches_are_those_gathered_one_by_one() -> None:
+    data = Tabular(target="y", batch=32).open(mixed(), seed=5)
+    assert data.window > 32
+    whole = list(data.batches("train", epoch=3))
+    data.window = 0
+    one_by_one = list(data.batches("train", epoch=3))
+    assert len(whole) == len(one_by_one) == 8
+    for a, b in zip(whole, one_by_one, strict=True):
+        assert a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+    data.window = 70  # 64 rows at a time
+    stream = data.batches("train", epoch=4)
+    first = [next(stream)["targets"] for _ in range(3)]
+    again = Tabular(target="y", batch=32).open(mixed(), seed=5)
+    again.load_state_dict(data.state_dict())
+    rest = [b["targets"] for b in again.batches("train", epoch=4)]
+    data.load_state_dict({"epoch": 0, "batches": 0})
+    fresh = torch.cat([b["targets"] for b in data.batches("train", epoch=4)])
+    torch.testing.assert_close(torch.cat(first + rest), fresh)

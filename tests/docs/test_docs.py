@@ -15,7 +15,7 @@ from fourfold import api
 from fourfold.cli.fit import _option_name, fit_parameters, of_options
 from fourfold.cli.main import COMMANDS
 from fourfold.cli.parse import parse
-from fourfold.cli.search import search_flags
+from fourfold.cli.search import search_flags, search_parameters
 from fourfold.cli.verbs import PATH_LIKE, arguments, parameters
 from fourfold.core.errors import UserError
 from fourfold.core.registry import all_verbs, index, load_system
@@ -27,6 +27,8 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 OTHER = {
     "list": {"json"}, "runs": {"json"}, "show": {"json"}, "doctor": {"json"},
     "explain": {"table", "out", "json", "quiet"},
+    "serve": {"host", "port", "token", "max-body", "max-seconds", "max-tokens", "concurrency",
+              "batch", "queue", "fits", "grace", "no-page"},
 }  # fmt: skip
 """Flags of the commands that are neither fit nor a verb."""
 
@@ -175,7 +177,7 @@ def check_search(words: list[str]) -> None:
         assert parse("search", "", search_flags(), words)
         return
     cls = load_system(words[0])
-    parsed = parse("search", "", fit_parameters(cls, search_flags()), words[1:], loose=True)
+    parsed = parse("search", "", search_parameters(cls), words[1:], loose=True)
     assert parsed
     given, flags = of_options(parsed[1])
     api.configure(cls, given)

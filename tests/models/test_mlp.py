@@ -70,6 +70,16 @@ def test_batch_normalization_keeps_running_moments() -> None:
     torch.testing.assert_close(block(x), expected)
 
 
+def test_a_batch_of_one_row_takes_the_running_moments() -> None:
+    block = Block(3, 4, Layers(norm="batch"))
+    assert block.norm is not None
+    block(torch.randn(8, 3))
+    before = {name: value.clone() for name, value in block.norm.named_buffers()}
+    x = torch.randn(1, 3)
+    torch.testing.assert_close(block(x), block.eval()(x))
+    assert all(torch.equal(value, before[n]) for n, value in block.norm.named_buffers())
+
+
 def test_residual_blocks() -> None:
     same = Block(4, 4, Layers(residual=True)).double()
     x = torch.randn(5, 4, dtype=torch.float64)

@@ -164,3 +164,58 @@ def test_bad_calls() -> None:
         ClosedForm(ridge=-1.0)
     with pytest.raises(ValidationError):
         ClosedForm(ridge=float("nan"))
+
+
+@pytest.mark.parametrize("ridge", [0.0, 2.0])
+def test_weights_are_rows_that_stand_there_as_often(ridge: float) -> None:
+    random = np.random.default_rng(8)
+    x, often = random.normal(5, 2, (300, 4)), random.integers(0, 4, 300)
+    y = x @ [1.0, -2.0, 0.5, 0.0] + random.normal(size=300)
+    blocks = [
+        tuple(torch.from_numpy(part[i : i + 70]) for part in (x, y, often.astype(float)))
+        for i in range(0, 300, 70)
+    ]
+    found, twice = (
+        least_squares(blocks, ridge),
+        solve(np.repeat(x, often, 0), np.repeat(y, often), ridge),
+    )
+    torch.testing.assert_close(found.weight, twice.weight, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found.bias, twice.bias, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found.residual, twice.residual, rtol=1e-9, atol=1e-12)
+    assert found.total == pytest.approx(often.sum()) and found.rows == (often > 0).sum()
+    if not ridge:
+        from sklearn.linear_model import LinearRegression
+
+        oracle = LinearRegression().fit(x, y, often)
+        np.testing.assert_allclose(found.weight[0], oracle.coef_, rtol=1e-10)
+    with pytest.raises(UserError, match="all weights are 0"):
+        least_squares([(torch.ones(5, 2), torch.ones(5), torch.zeros(5))])
+
+
+@pytest.mark.parametrize("gap", [1.0, 1e-2, 1e-4, 1e-8, 0.0])
+def test_products_are_used_only_where_they_keep_the_digits(gap: float) -> None:
+    """The factor from products equals that from reflections, or is not taken."""
+    random = np.random.default_rng(9)
+    x = torch.from_numpy(random.normal(size=(400, 5)))
+    x[:, 4] = x[:, 0] + gap * x[:, 4]
+    rows = torch.cat([torch.ones(400, 1, dtype=torch.float64), x], dim=1)
+    found = module._by_cholesky(rows.T.contiguous())
+    assert (found is None) == (gap < 1e-2)
+    if found is None:
+        return
+    exact = module._by_reflections(rows)
+    exact = exact * exact.diagonal().sign()[:, None]
+    torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-9)
+
+
+def test_features_in_any_layout_and_precision() -> None:
+    random = np.random.default_rng(10)
+    x, y = random.normal(size=(500, 6)), random.normal(size=500)
+    plain = solve(x, y)
+    columns = torch.from_numpy(np.asfortranarray(x))
+    other = least_squares(
+        [(columns[:333], torch.from_numpy(y)[:333]), (columns[333:], torch.from_numpy(y)[333:])]
+    )
+    torch.testing.assert_close(other.weight, plain.weight, rtol=1e-12, atol=1e-13)
+    half = least_squares([(torch.from_numpy(x).float(), torch.from_numpy(y).float())])
+    torch.testing.assert_close(half.weight, plain.weight, rtol=1e-5, atol=1e-6)

@@ -1,6 +1,5 @@
 """Frozen parameters stay to the bit, the others move, through a resume too."""
 
-
 import pytest
 import torch
 from torch import nn

@@ -68,13 +68,17 @@ def test_what_runs_is_finished_and_then_it_ends_well(server: Start) -> None:
         opened(served, b"")
 
 
-def test_one_that_hangs_does_not_hold_the_end_up(server: Start) -> None:
-    served = server("--grace", "0.5")
+@pytest.mark.parametrize(("grace", "signals"), [("0.5", 1), ("60", 2)])
+def test_one_that_hangs_does_not_hold_the_end_up(server: Start, grace: str, signals: int) -> None:
+    """Given up after its time, or at once at the second Ctrl-C."""
+    served = server("--grace", grace)
     body = b'{"seconds": 60}'
     with opened(served, head("/runs/polly/sleep", f"Content-Length: {len(body)}") + body):
         served.until(lambda: served.number("fourfold_calls_working") == 1)
         began = time.monotonic()
-        served.child.send(signal.SIGINT)
+        for _ in range(signals):
+            served.child.send(signal.SIGINT)
+            time.sleep(0.3)
         assert served.child.wait() == 0 and time.monotonic() - began < 10
 
 

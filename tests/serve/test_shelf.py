@@ -130,6 +130,29 @@ def test_damaged_runs_do_not_disturb_the_others(own: Path) -> None:
     assert shelf.status("books").system == "parrot"
 
 
+def test_a_run_whose_files_make_no_sense_is_damaged_too(
+    own: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf = Shelf([own])
+    (own / "books" / "data" / "data.json").write_text('{"format": 1}')
+    with pytest.raises(NotReady, match="books: "):
+        shelf.open("books")
+    (own / "rents" / "data" / "table.json").write_text("[]")
+    with pytest.raises(NotReady, match="rents: "):
+        shelf.open("rents")
+    assert {shelf.status(name).state for name in ("books", "rents")} == {"damaged"}
+
+
+def test_what_is_known_of_a_fit_goes_before_what_its_files_tell(own: Path) -> None:
+    shelf = Shelf([own])
+    begin_again(own / "books")
+    shelf.alive = lambda name: False
+    assert shelf.status("books").state == "stopped"
+    age(own / "books", 3600)
+    shelf.alive = lambda name: True
+    assert shelf.status("books").state == "running" and shelf.status("rents").state == "finished"
+
+
 def test_weights_that_change_are_opened_again(own: Path, runs: Path) -> None:
     shelf = Shelf([own], keep=1)
     first = shelf.open("books")

@@ -30,12 +30,25 @@ def test_temperature_equals_scikit_learn(classes: int) -> None:
     calibration = pytest.importorskip("sklearn.calibration")
     if not hasattr(calibration, "_TemperatureScaling"):
         pytest.skip("this scikit-learn has no temperature scaling")
-    told, true = planted(classes)
-    logits = np.log(told)
-    oracle = calibration._TemperatureScaling().fit(logits, true)
+    told, true = planted(classes, rows=500)
+    # one row in M + 2 counts as each of the other classes, as weights
+    rows = np.repeat(told, classes, axis=0)
+    every = np.tile(np.arange(classes), 500)
+    right = every == np.repeat(true, classes)
+    weights = np.where(right, 1 - 1 / 502, 1 / 502 / (classes - 1))
+    oracle = calibration._TemperatureScaling().fit(np.log(rows), every, sample_weight=weights)
     ours = Temperature.fit(told, true, None)
     assert 1 / ours.temperature == pytest.approx(float(oracle.beta_), rel=1e-4)
-    np.testing.assert_allclose(ours(told), oracle.predict(logits), rtol=1e-3, atol=1e-9)
+    np.testing.assert_allclose(ours(told), oracle.predict(np.log(told)), rtol=1e-3, atol=1e-9)
+
+
+def test_rows_that_are_all_right_do_not_make_it_certain() -> None:
+    told = np.array([[0.9, 0.1], [0.2, 0.8]] * 10)
+    true = np.array([0, 1] * 10)
+    calibrated = Temperature.fit(told, true, None)(told)
+    assert 0.8 < calibrated.max() < 0.999
+    both = (told > 0.5).astype(int)
+    assert Temperature.fit(told, both, None)(told).max() < 0.999
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -80,13 +93,14 @@ def test_labels_are_calibrated_each(method: str) -> None:
 
 def test_weights_are_repetitions() -> None:
     told, true = planted(3, rows=300)
-    counts = np.random.default_rng(0).integers(0, 4, 300)
+    counts = np.where(true == 0, 5, np.random.default_rng(0).integers(0, 2, 300))
     weighted = fit_all(told, true, counts)
     repeated = fit_all(np.repeat(told, counts, 0), np.repeat(true, counts), None)
+    plain = fit_all(told, true, None)
     for name, calibrator in weighted.items():
-        # isotonic rules nothing out, by how many rows there are and not by what they weigh
-        close = 1e-6 if name == "temperature" else 0.01
-        np.testing.assert_allclose(calibrator(told), repeated[name](told), atol=close)
+        # what is ruled out depends on how many rows there are, not on what they weigh
+        np.testing.assert_allclose(calibrator(told), repeated[name](told), atol=0.02)
+        assert np.abs(calibrator(told) - plain[name](told)).max() > 0.02
     assert calibration_error(told, true, counts) == pytest.approx(
         calibration_error(np.repeat(told, counts, 0), np.repeat(true, counts))
     )
@@ -116,6 +130,12 @@ def test_calibration_error_by_hand() -> None:
     # two bins of the second class's probability: 0.1 and 0.3, of which 1 of 2 came; 0.8 and 0.75, 1 of 2
     assert reliability(told, true, bins=2).tolist() == [[0.2, 0.5, 2.0], [0.775, 0.5, 2.0]]
     assert calibration_error(told, true, bins=2) == pytest.approx((0.3 + 0.275) / 2)
+
+
+def test_very_many_classes_have_a_temperature_only() -> None:
+    told, true = planted(300, rows=400)
+    with pytest.raises(UserError, match="isotonic is for 200 classes at most, temperature for any"):
+        chosen(fit_all(told, true, None), "isotonic")
 
 
 def test_one_class_cannot_be_calibrated() -> None:

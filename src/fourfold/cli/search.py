@@ -48,6 +48,12 @@ def search_flags() -> list[inspect.Parameter]:
     ]  # fmt: skip
 
 
+def search_parameters(cls: Any) -> list[inspect.Parameter]:
+    """Every flag of a system's search: the search's own, the system's, and those of every fit that fit here."""
+    common = [f for f in common_flags(tuple(cls.sizes)) if f.name not in LEFT_OUT]
+    return fit_parameters(cls, [*search_flags(), *common])
+
+
 def search_command(tokens: list[str]) -> None:
     """Try options of a system."""
     if not tokens or tokens[0] in ("-h", "--help"):
@@ -60,11 +66,9 @@ def search_command(tokens: list[str]) -> None:
             f"search: the system comes first: fourfold search SYSTEM [DATA ...]{nearest('', index())}"
         )
     cls = load_system(name)
-    common = [f for f in common_flags(tuple(cls.sizes)) if f.name not in LEFT_OUT]
     space = " ".join(f"{k}={v}" for k, v in cls.search_space.items())
     text = f"Try options of {name} with Optuna, and fit it with the best.\n\nWithout --space it tries: {space or 'nothing; name options'}"
-    flags = [*search_flags(), *common]
-    parsed = parse(f"fourfold search {name}", text, fit_parameters(cls, flags), rest, loose=True)
+    parsed = parse(f"fourfold search {name}", text, search_parameters(cls), rest, loose=True)
     if parsed is None:
         return None
     sources, values = parsed

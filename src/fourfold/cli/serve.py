@@ -76,6 +76,7 @@ def serve_command(tokens: list[str]) -> None:
     token = checked(given.get("token") or os.environ.get("FOURFOLD_TOKEN") or None, host)
     limits = _limits(given)
     shelf = Shelf(list(paths) or [runs_folder()], limits.open_runs)
+    shelf.all()  # read once before anybody waits for it
     listening = bound(host, _number("port", given.get("port", "8000"), 0, 65535))
     # verbs that work at once share the cores
     torch.set_num_threads(max(1, torch.get_num_threads() // limits.concurrency))

@@ -76,7 +76,10 @@ class Data(ABC):
         """
 
     def blocks(self, split: Split, *, model: nn.Module | None = None) -> Iterator[Batch]:
-        """The split in stored order, in pieces of whatever size is quickest to read; by default its batches."""
+        """The split in stored order, in pieces of whatever size is quickest to read; by default its batches.
+
+        A piece may be overwritten when the next is asked for.
+        """
         return self.batches(split, model=model)
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -76,7 +77,11 @@ class System(Part):
 
 def verbs(system: type[System] | System) -> dict[str, Callable[..., Any]]:
     """The verbs of a system: public methods whose first argument after self is `run`."""
-    cls = system if isinstance(system, type) else type(system)
+    return dict(_verbs(system if isinstance(system, type) else type(system)))
+
+
+@functools.cache  # reading signatures takes a millisecond, which every call of a verb would pay
+def _verbs(cls: type[System]) -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {}
     for name, method in inspect.getmembers(cls, inspect.isfunction):
         parameters = list(inspect.signature(method).parameters)

@@ -5,6 +5,7 @@ Shapes: N rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -56,10 +57,10 @@ class Reader:
 
     def numbers(self, series: pl.Series, form: Form = PLAIN) -> np.ndarray:
         """(N,) float64, NaN where a cell is missing."""
-        return self.numbers_and_gaps(series, form)[0]
+        return self.numbers_and_sum(series, form)[0]
 
-    def numbers_and_gaps(self, series: pl.Series, form: Form = PLAIN) -> tuple[np.ndarray, bool]:
-        """(N,) float64, NaN where a cell is missing, and whether any may be."""
+    def numbers_and_sum(self, series: pl.Series, form: Form = PLAIN) -> tuple[np.ndarray, float]:
+        """(N,) float64, NaN where a cell is missing, and their sum, which is finite where none is."""
         import polars as pl
 
         if series.dtype != pl.String:
@@ -69,10 +70,10 @@ class Reader:
             self._refuse(series, bad, form)
             values = parsed.to_numpy()
         with np.errstate(all="ignore"):
-            if np.isfinite(np.add.reduce(values)):  # quicker than looking at each
-                return values, False
-        self._refuse_infinite(values, series.name)
-        return values, True
+            total = float(np.add.reduce(values))
+        if not math.isfinite(total):  # quicker than looking at each
+            self._refuse_infinite(values, series.name)
+        return values, total
 
     def dates(self, series: pl.Series, form: Form) -> pl.Series:
         """(N,) Datetime, null where a cell is missing; also as a frame's own dates are written, 2020-01-31 12:00."""

@@ -7,6 +7,7 @@ Shapes: N rows, D prepared columns.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -114,8 +115,8 @@ class Encoding:
         """
         unseen = 0
         if self.kind == "number":
-            values, gaps = read.numbers_and_gaps(series, self.form)
-            gone, width = self._standardized(values, gaps, out[:, 0]), 1
+            values, total = read.numbers_and_sum(series, self.form)
+            gone, width = self._standardized(values, total, out[:, 0]), 1
         elif self.kind == "date":
             gone, width = self._dated(read.dates(series, self.form), out), len(self.parts)
         elif self.kind == "drop":
@@ -142,10 +143,10 @@ class Encoding:
             return cells(pl.Series(read.numbers(series, self.form), nan_to_null=True))
         return read.texts(series, self.form)
 
-    def _standardized(self, values: np.ndarray, gaps: bool, out: np.ndarray) -> np.ndarray | None:
-        """Write (N,) numbers; (N,) bool where they are missing, None where none is."""
+    def _standardized(self, values: np.ndarray, total: float, out: np.ndarray) -> np.ndarray | None:
+        """Write (N,) numbers, whose sum is `total`; (N,) bool where they are missing, None where none is."""
         gone = None
-        if gaps:
+        if not math.isfinite(total):
             gone = np.isnan(values)
             values = np.where(gone, np.nan if self.fill is None else self.fill, values)
         if out.dtype == np.float64:
@@ -158,7 +159,8 @@ class Encoding:
     def _dated(self, dates: pl.Series, out: np.ndarray) -> np.ndarray:
         found, gone = parts_of(dates), dates.is_null().to_numpy()
         for i, part in enumerate(self.parts):
-            part._standardized(found[part.name.rsplit(" ", 1)[1]], bool(gone.any()), out[:, i])
+            values = found[part.name.rsplit(" ", 1)[1]]
+            part._standardized(values, float(values.sum()), out[:, i])
         return gone
 
     def _one_hot(self, texts: pl.Series, out: np.ndarray) -> tuple[np.ndarray, int, int]:

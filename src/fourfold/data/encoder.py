@@ -24,8 +24,15 @@ Arrays = dict[str, np.ndarray]
 class Encoder:
     """Cells of a chunk as features, targets and weights."""
 
-    def __init__(self, data: TableData) -> None:
+    def __init__(self, data: TableData, *, reuse: bool = False) -> None:
+        """For rows of a table.
+
+        Args:
+            data: whose schema holds.
+            reuse: write each chunk over the one before, which spares the time that new memory takes.
+        """
         self.data = data
+        self._buffer = np.empty(0, data.options.dtype) if reuse else None
         self.encodings = [(e, len(e.columns())) for e in data.schema.encodings if e.columns()]
         self.names = [encoding.name for encoding, _ in self.encodings]
         self.names += data.target.columns if data.has_targets else ()
@@ -37,8 +44,7 @@ class Encoder:
         """Features (m, D), targets (m,) or (m, K) and weight (m,) of rows; missing and unseen cells are counted."""
         data = self.data
         dtype = np.dtype(data.options.dtype)
-        # columns contiguous, as they are written
-        features = np.empty((len(data.columns), frame.height), dtype).T
+        features = self._room(frame.height)
         at = 0
         for encoding, width in self.encodings:
             out = features[:, at : at + width]
@@ -53,6 +59,15 @@ class Encoder:
             form = data.schema.form(data.weights)
             arrays["weight"] = read.importance(frame[data.weights], form).astype(dtype)
         return arrays
+
+    def _room(self, rows: int) -> np.ndarray:
+        """(m, D) numbers to be overwritten; columns are contiguous, as they are written."""
+        width = len(self.data.columns)
+        if self._buffer is None:
+            return np.empty((width, rows), self.data.options.dtype).T
+        if len(self._buffer) < width * rows:
+            self._buffer = np.empty(width * rows, self.data.options.dtype)
+        return self._buffer[: width * rows].reshape(width, rows).T
 
     def _targets(self, frame: pl.DataFrame, read: Reader) -> np.ndarray:
         target, options = self.data.target, self.data.options

@@ -87,7 +87,7 @@ class Prepared:
             ["valid"] if split == "train" and fits and self.streams("valid") else []
         )
         kept = {other: _Room(self.data, other, np.empty) for other in aside}
-        for part, arrays in self._chunks([split, *aside]):
+        for part, arrays in self._chunks([split, *aside], reuse=True):
             if part in kept:
                 kept[part].put(arrays)
             else:
@@ -135,17 +135,19 @@ class Prepared:
         """Prepare all splits that are not held yet."""
         room = _mapped if self.large else np.empty
         rooms = {s: _Room(self.data, s, room) for s in NUMBER if s not in self.held}
-        for split, arrays in self._chunks(list(rooms)):
+        for split, arrays in self._chunks(list(rooms), reuse=True):
             rooms[split].put(arrays)
         self.held.update({split: filled.tensors() for split, filled in rooms.items()})
 
-    def _chunks(self, splits: Sequence[Split]) -> Iterator[tuple[Split, Arrays]]:
+    def _chunks(
+        self, splits: Sequence[Split], *, reuse: bool = False
+    ) -> Iterator[tuple[Split, Arrays]]:
         """Rows of some splits in stored order: features (m, D), targets (m,) or (m, K) and weight (m,)."""
         import polars as pl
 
         data = self.data
         assert data.rows is not None and data.parts is not None  # noqa: S101
-        encoder = Encoder(data)
+        encoder = Encoder(data, reuse=reuse)
         missing = {split: Counter[str]() for split in splits}
         unseen = {split: Counter[str]() for split in splits}
         for start, frame in data.rows.chunks(encoder.names):

@@ -5,6 +5,7 @@ Shapes: N rows.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -57,26 +58,27 @@ class Statistics:
         """Take in a chunk; means and deviations count its rows as `weights` (N,) say, or once each."""
         self.rows += len(series)
         if self.numeric:
-            self._add_numbers(*read.numbers_and_gaps(series, self.form), weights)
+            self._add_numbers(*read.numbers_and_sum(series, self.form), weights)
             return
         texts = read.texts(series, self.form)
         self.missing += texts.null_count()
         if self._found is not None:
             self._count(texts.drop_nulls())
 
-    def _add_numbers(self, values: np.ndarray, gaps: bool, weights: np.ndarray | None) -> None:
+    def _add_numbers(self, values: np.ndarray, total: float, weights: np.ndarray | None) -> None:
         rows = len(values)
         self.weight += rows if weights is None else float(weights.sum())
-        if gaps:
+        if not math.isfinite(total):
             there = ~np.isnan(values)
             self.gone += (
                 rows - int(there.sum()) if weights is None else float(weights[~there].sum())
             )
             values, weights = values[there], None if weights is None else weights[there]
             self.missing += rows - len(values)
+            total = float(values.sum())
         if not len(values):
             return
-        self._add_moments(values, weights)
+        self._add_moments(values, total, weights)
         self.lowest = min(self.lowest, float(values.min()))
         self.highest = max(self.highest, float(values.max()))
         if self._found is not None:
@@ -89,20 +91,20 @@ class Statistics:
             self._held = len(self._sample[0])
             self._stride *= 2
 
-    def _add_moments(self, values: np.ndarray, weights: np.ndarray | None) -> None:
+    def _add_moments(self, values: np.ndarray, total: float, weights: np.ndarray | None) -> None:
         count = float(len(values)) if weights is None else float(weights.sum())
-        total = self.weight - self.gone
+        of_all = self.weight - self.gone
         if count <= 0:
             return
-        mean = float((values.sum() if weights is None else (values * weights).sum()) / count)
+        mean = (total if weights is None else float((values * weights).sum())) / count
         distances = values - mean
         np.multiply(distances, distances, out=distances)
         if weights is not None:
             distances *= weights
         spread = float(distances.sum())
         delta = mean - self.mean
-        self.mean += delta * count / total  # Chan, Golub and LeVeque 1979
-        self.spread += spread + delta * delta * (total - count) * count / total
+        self.mean += delta * count / of_all  # Chan, Golub and LeVeque 1979
+        self.spread += spread + delta * delta * (of_all - count) * count / of_all
 
     def _count_numbers(self, values: np.ndarray) -> None:
         import polars as pl

@@ -7,11 +7,12 @@ import hashlib
 import io
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 from fourfold.core.errors import UserError, nearest
-from fourfold.data.delimited import decompressed, open_delimited
+from fourfold.data.delimited import BLOCK, decompressed, open_delimited
 from fourfold.data.rows import IN_MEMORY, Format, Piece, Rows, reading, suffix_of
 from fourfold.data.table_frames import BUNDLED, bundled, from_pair, piece_of, to_frame
 
@@ -145,9 +146,10 @@ def _scanned(
         count = int(lazy.select(pl.len()).collect().item())
         if count * len(lazy.collect_schema()) * 8 <= IN_MEMORY:
             return Piece(name, count, lazy.collect(), _digest_file(path))
-        with ThreadPoolExecutor(1) as beside:
-            beside.shutdown(wait=False)
-            return Piece(name, count, lazy, beside.submit(_digest_file, path))
+        beside = ThreadPoolExecutor(1, "digest")
+        digest = beside.submit(_digest_file, path)
+        beside.shutdown(wait=False)
+        return Piece(name, count, lazy, digest)
 
 
 def _open_lines(path: Path, name: str, source: io.BytesIO | None) -> Piece:
@@ -187,5 +189,8 @@ def _open_lines(path: Path, name: str, source: io.BytesIO | None) -> Piece:
 
 
 def _digest_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with reading(path.name), path.open("rb") as file:
+        while block := file.read(BLOCK):  # large, so that other threads are seldom interrupted
+            digest.update(block)
+    return digest.hexdigest()

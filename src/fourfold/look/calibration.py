@@ -30,17 +30,17 @@ def reliability_diagram(
     upper.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle=":")
     for (name, (bins, error)), color in zip(curves.items(), COLORS, strict=False):
         told, came, counts = bins.T
-        upper.plot(
-            told, came, marker="o", markersize=4, color=color, label=f"{name}: error {error:.3f}"
-        )
+        total = counts.sum()  # weights, which need not count rows
+        some = counts >= max(LEAST * total, min(FEW, total / 10))
+        label = f"{name}: error {error:.3f}"
+        upper.plot(told[some], came[some], marker="o", markersize=4, color=color, label=label)
         lower.step(told, counts / counts.sum(), where="mid", color=color, linewidth=1.2)
     upper.set(ylabel="frequency", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     lower.set(xlabel=f"probability {of}", ylabel="share of rows")
     lower.set_ylim(bottom=0)
     upper.legend(loc="upper left", frameon=False)
-    return picture(
-        fig,
-        "Reliability",
-        f"{caption} On the dotted line probabilities mean what they say; below it the model is too sure. "
-        "The error is the expected calibration error.".strip(),
+    said = (
+        "On the dotted line probabilities mean what they say; below it the model is too sure. Bins of a few "
+        "rows are left out. The error is the expected calibration error."
     )
+    return picture(fig, "Reliability", f"{caption} {said}".strip())

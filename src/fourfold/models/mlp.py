@@ -11,12 +11,13 @@ Shapes: B rows, E inputs, H units, M members, K outputs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fourfold.models.activations import activation, gain
 from fourfold.models.dropout import Dropout
@@ -44,6 +45,18 @@ class Layers:
     initialization: Scheme = "torch"
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """torch's, but for a batch of one row, which has no spread: the running moments stand in there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H) to (N, H)."""
+        if self.training and len(x) == 1:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(x)
+
+
 class Block(nn.Module):
     """One hidden layer."""
 
@@ -51,9 +64,7 @@ class Block(nn.Module):
         super().__init__()
         self.linear = _linear(inputs, width, layers)
         initialize(self.linear, layers.initialization, gain(layers.activation))
-        self.norm = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}.get(
-            layers.norm, lambda _: None
-        )(width)
+        self.norm = NORMS[layers.norm](width)
         self.activation = activation(layers.activation)
         self.noise = Noise(layers.noise) if layers.noise else None
         self.dropout = Dropout(layers.dropout) if layers.dropout else None
@@ -81,6 +92,13 @@ def _linear(inputs: int, outputs: int, layers: Layers) -> nn.Module:
     if layers.phm > 1:
         return PHM(inputs, outputs, layers.phm, noise=noise)
     return NoisyLinear(inputs, outputs, noise=noise) if noise else nn.Linear(inputs, outputs)
+
+
+NORMS: dict[Norm, Callable[[int], nn.Module | None]] = {
+    "none": lambda _: None,
+    "batch": BatchNorm,
+    "layer": nn.LayerNorm,
+}
 
 
 class Members(nn.Module):

@@ -22,7 +22,7 @@ from fourfold.serve.limits import Busy, Limits, TooLarge
 from fourfold.serve.metrics import Measures
 from fourfold.serve.schema import VerbForm, describe
 from fourfold.serve.shelf import NotReady, Shelf
-from fourfold.serve.work import Failed, argument_of, key_of, work
+from fourfold.serve.work import Failed, argument_of, key_of, logged, work
 
 
 class TooLong(UserError):
@@ -136,6 +136,14 @@ class Calls:
         return Busy(f"the server {why}; come again later", min(60.0, max(1.0, rounds * self._mean)))
 
     def _prepare(self, call: Call, arguments: Mapping[str, Any]) -> None:
+        try:
+            self._read(call, arguments)
+        except UserError:
+            raise
+        except Exception:
+            raise logged(call) from None
+
+    def _read(self, call: Call, arguments: Mapping[str, Any]) -> None:
         run = self.shelf.open(call.name)
         given = arguments if isinstance(arguments, Arguments) else from_values(call.form, arguments)
         try:
@@ -222,12 +230,10 @@ class Calls:
     def _answer(self, name: str, batch: list[Call]) -> None:
         """In a worker's thread: open the run as it is now, and work."""
         try:
-            run = self.shelf.open(name)
-        except UserError as error:
+            work(self.shelf.open(name), batch)
+        except BaseException as error:  # nobody may be left waiting
             for call in batch:
-                call.failed(error)
-            return
-        work(run, batch)
+                call.failed(error if isinstance(error, UserError) else logged(call))
 
     def _clock(self, call: Call) -> None:
         """From here on the work is timed, no longer the waiting."""

@@ -74,6 +74,12 @@ class Jobs:
     def __init__(self, shelf: Shelf, limits: Limits | None = None) -> None:
         self.shelf, self.limits = shelf, limits or Limits()
         self._children: dict[str, _Child] = {}
+        shelf.alive = self._alive
+
+    def _alive(self, name: str) -> bool | None:
+        """Whether a run is being fitted, as far as is known here."""
+        child = self._children.get(name)
+        return None if child is None else child.process.poll() is None
 
     def all(self) -> list[Fit]:
         """Every fit that was started here, newest first."""
@@ -196,16 +202,13 @@ class Jobs:
                 )
         place = self._folder() / ".fits" / name
         await asyncio.to_thread(place.mkdir, parents=True, exist_ok=True)
-        flags = [f"--{key}={value:g}" for key, value in (budget or {}).items()]
+        flags = [f"--{key}={value}" for key, value in (budget or {}).items()]
         arguments = ["fit", "--resume", str(info.folder.resolve()), "--quiet", *flags]
         self._spawn(info.folder.resolve(), info.system, place, arguments)
 
     async def close(self) -> None:
         """Ask every fit under way to stop, and wait for their checkpoints; kill what does not end in time."""
-        under_way = [self._children[name] for name in self.running]
-        for child in under_way:
-            child.asked_to_stop = True
-            child.process.terminate()
+        under_way = self.ask_all_to_stop()
         until = time.monotonic() + self.limits.stop
         for child in under_way:
             try:
@@ -213,6 +216,14 @@ class Jobs:
             except subprocess.TimeoutExpired:
                 child.process.kill()
                 await asyncio.to_thread(child.process.wait)
+
+    def ask_all_to_stop(self) -> list[_Child]:
+        """Ask every fit under way to stop, without waiting."""
+        under_way = [self._children[name] for name in self.running]
+        for child in under_way:
+            child.asked_to_stop = True
+            child.process.terminate()
+        return under_way
 
     def _room(self) -> None:
         running = self.running

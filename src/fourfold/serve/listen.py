@@ -111,8 +111,10 @@ def serve(
         server.run(sockets=[listening])
     if not server.started:
         raise UserError("the server could not be started; its log says why")
-    if not getattr(app.state, "idle", True):
-        # a verb that does not look whether it is still wanted would hold the process for as long as it likes
+    if not getattr(app.state, "idle", False):
+        # a second Ctrl-C, or a verb that does not look whether it is still wanted: it would hold the
+        # process for as long as it likes
+        app.state.jobs.ask_all_to_stop()
         sys.stderr.flush()
         os._exit(0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +23,7 @@ from fourfold.serve.requests import FORM
 from fourfold.serve.schema import CONTENT, Field, VerbForm
 from fourfold.serve.shelf import RunInfo
 
+log = logging.getLogger("fourfold.serve")
 REF = "#/components/schemas/{model}"
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 """A PNG of one pixel, in base64."""
@@ -68,9 +70,13 @@ class Document:
             _add(schemas, answer.__name__, answer)
         for info in sorted(infos, key=lambda i: i.name):
             for verb in info.verbs:
-                form = self.calls.form(info.name, verb)
                 path = f"/runs/{quote(info.name, safe='')}/{verb}"
-                document["paths"][path] = {"post": self._operation(info, form, schemas)}
+                try:
+                    operation = self._operation(info, self.calls.form(info.name, verb), schemas)
+                except Exception:  # a signature that cannot be read must not take the others away
+                    log.warning("%s is left out of the document", path, exc_info=True)
+                    continue
+                document["paths"][path] = {"post": operation}
         if self.token:
             scheme = {"type": "http", "scheme": "bearer"}
             document["components"]["securitySchemes"] = {"token": scheme}

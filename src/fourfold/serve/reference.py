@@ -61,7 +61,7 @@ def _operation(
     if "security" in document:
         words += ["-H", "Authorization: Bearer $TOKEN"]
     if body:
-        words += ["--json", json.dumps(body.get("example", {}), ensure_ascii=False)]
+        words += ["-d", json.dumps(body.get("example", {}), ensure_ascii=False)]
     elif method != "get":
         words += ["-X", method.upper()]
     answers = operation.get("responses", {}).get("200", {}).get("content", {})

@@ -8,10 +8,11 @@ has not changed, and nothing is ever written here.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from fourfold.core.run import Run
 from fourfold.core.system import verbs
 from fourfold.serve.logs import Log, newest
 
+log = logging.getLogger("fourfold.serve")
 State = Literal["running", "finished", "stopped", "damaged", "waiting"]
 FRESH = 60.0
 """Seconds after its last sign that a fit counts as running, or five times as long as between its signs."""
@@ -91,6 +93,8 @@ class Shelf:
             if not path.is_dir():
                 beside = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
                 raise UserError(f"{path}: no such folder{nearest(str(path), beside)}")
+        self.alive: Callable[[str], bool | None] = lambda name: None
+        """Whether a run is being fitted, where that is known for sure; otherwise its files tell."""
         self._lock = threading.Lock()
         self._known: dict[Path, tuple[tuple[Any, ...], RunInfo]] = {}
         self._logs: dict[Path, Log] = {}
@@ -165,7 +169,7 @@ class Shelf:
             first, second = self._twice[name]
             text = f"{second} has the same name; only {first} is served"
             info = dataclasses.replace(info, reason="; ".join(filter(None, [info.reason, text])))
-        return _as_of_now(info, stamps)
+        return _as_of_now(info, stamps, self.alive(name))
 
     def log(self, name: str) -> Log:
         """The log of a run, kept and continued from call to call.
@@ -196,9 +200,13 @@ class Shelf:
                 try:
                     run = Run.open(info.folder)
                     run.model  # noqa: B018  # weights that do not open are said here, not by a verb
-                except UserError as error:
-                    self._damaged(info, stamps, str(error))
-                    raise NotReady(f"{name}: {error}") from error
+                except Exception as error:  # a damaged file may raise anything
+                    reason = str(error)
+                    if not isinstance(error, UserError):
+                        log.warning("the run %s cannot be opened", name, exc_info=True)
+                        reason = f"cannot be opened ({type(error).__name__}: {error})"
+                    self._damaged(info, stamps, reason)
+                    raise NotReady(f"{name}: {reason}") from error
                 held = _Open(run, stamp)
         with self._lock:
             self._open[name] = held
@@ -257,8 +265,12 @@ def _read(name: str, folder: Path) -> RunInfo:
         if not isinstance(system, str) or not isinstance(options, dict):
             raise UserError(f"{path}: damaged: it names no system or no options")
         cls = load_system(system)
+        offered = tuple(verbs(cls))
     except UserError as error:
         return RunInfo(name, folder, reason=str(error))
+    except Exception as error:  # another package's system may raise anything when it is imported
+        log.warning("the run %s cannot be read", name, exc_info=True)
+        return RunInfo(name, folder, reason=f"cannot be read ({type(error).__name__}: {error})")
     lines = newest(folder / "metrics.jsonl")
     last: dict[str, float] = {}
     for line in lines:
@@ -267,7 +279,7 @@ def _read(name: str, folder: Path) -> RunInfo:
     info = RunInfo(
         name, folder, system, "finished" if about.get("finished") else "stopped", "",
         str(about.get("created", "")), int(last.get("step", 0)),
-        float(last.get("seconds", about.get("fit_seconds", 0.0))), last, tuple(verbs(cls)),
+        float(last.get("seconds", about.get("fit_seconds", 0.0))), last, offered,
         about, options, ready, _pace(lines),
     )  # fmt: skip
     if about.get("finished") and not ready:
@@ -276,14 +288,15 @@ def _read(name: str, folder: Path) -> RunInfo:
     return info
 
 
-def _as_of_now(info: RunInfo, stamps: tuple[Any, ...]) -> RunInfo:
-    """Whether a fit that has not finished is still under way: its files tell by how fresh they are."""
+def _as_of_now(info: RunInfo, stamps: tuple[Any, ...], alive: bool | None) -> RunInfo:
+    """Whether a fit that has not finished is still under way: if it is not known, its files tell by their age."""
     if info.state != "stopped":
         return info
     quiet = time.time() - max((s[0] for s in stamps if s), default=0) / 1e9
     patience = max(FRESH, 5 * info.pace) if info.last else BEGUN
-    if info.about.get("finished") is None and quiet < patience:
-        # a fit that was stopped says so in system.toml; one that was killed says nothing, and ages
+    # a fit that was stopped says so in system.toml; one that was killed says nothing, and ages
+    fresh = info.about.get("finished") is None and quiet < patience
+    if fresh if alive is None else alive:
         reason = "" if info.ready else "no weights yet: the fit has just begun"
         return dataclasses.replace(info, state="running" if info.last else "waiting", reason=reason)
     reason = "" if info.ready else "no weights: the fit was stopped before its first evaluation"

@@ -67,10 +67,11 @@ def _alone(run: Run, call: Call) -> None:
         sentence = call.scratch.without(str(error)).replace(str(run.folder), call.name)
         call.failed(UserError(sentence))
     except BaseException:  # whatever it is, other requests must not feel it
-        call.failed(_logged(call))
+        call.failed(logged(call))
 
 
-def _logged(call: Call) -> Failed:
+def logged(call: Call) -> Failed:
+    """What a client is told of the exception that is being handled; the log has all of it."""
     failure = Failed(uuid.uuid4().hex[:12])
     log.exception("failure %s: %s of the run %s", failure.id, call.form.verb, call.name)
     return failure

@@ -1,7 +1,8 @@
 """Probabilities that mean what they say: fitted on held-out rows, applied to what the model predicts.
 
 Temperature: Guo et al. 2017, https://arxiv.org/abs/1706.04599. Isotonic: Zadrozny and Elkan 2002, for
-several classes each against the rest, then normalized.
+several classes each against the rest, then normalized. Both count one row in M + 2 as something else than
+it was (Laplace's rule; Platt 1999): M rows that were all told right rule nothing out.
 Shapes: M held-out rows, N rows, C classes or labels.
 """
 
@@ -18,6 +19,8 @@ Method = Literal["temperature", "isotonic"]
 TINY = 1e-300
 """Probabilities below it have no logarithm that counts."""
 COLDEST, HOTTEST = 1e-3, 1e3
+MOST = 200
+"""Classes up to which each gets a curve of its own."""
 
 
 class Calibrator(ABC):
@@ -66,14 +69,12 @@ class Temperature(Calibrator):
         labels = true.ndim == 2
         logs = _logs(predicted, labels)
         counts = np.ones(len(true)) if weights is None else weights
+        soft = _softened(predicted, true)
 
         def loss(log_inverse: float) -> float:
             scaled = _log_normalized(np.exp(log_inverse) * logs)
-            if labels:
-                picked = np.where(true > 0.5, scaled[..., 1], scaled[..., 0]).sum(axis=1)
-            else:
-                picked = scaled[np.arange(len(true)), true]
-            return -float(np.average(picked, weights=counts))
+            rows = (soft * scaled).reshape(len(true), -1).sum(axis=1)
+            return -float(np.average(rows, weights=counts))
 
         bounds = (-np.log(HOTTEST), -np.log(COLDEST))
         best = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-8})
@@ -112,7 +113,6 @@ class Isotonic(Calibrator):
         known = true if labels else true[:, None] == np.arange(predicted.shape[1])
         if not labels and predicted.shape[1] == 2:
             predicted, known = predicted[:, 1:], known[:, 1:]
-        # M rows never say that something is impossible: Laplace's rule keeps the logarithm finite
         least = 1 / (len(predicted) + 2)
         curves = []
         for told, came in zip(predicted.T, known.T.astype(float), strict=True):
@@ -158,15 +158,23 @@ def fit_all(
     weights = None if weights is None else weights[counted].astype(float)
     if not len(true) or (true.ndim == 1 and len(np.unique(true)) < 2):
         return {}
-    return {name: kind.fit(predicted, true, weights) for name, kind in METHODS.items()}
+    return {
+        name: kind.fit(predicted, true, weights)
+        for name, kind in METHODS.items()
+        if kind is not Isotonic or predicted.shape[1] <= MOST
+    }
 
 
 def chosen(calibrators: dict[str, Calibrator], method: Method) -> Calibrator:
     """A fitted method.
 
     Raises:
-        UserError: there were no held-out rows to fit it on.
+        UserError: there were no held-out rows to fit it on, or too many classes.
     """
+    if method not in calibrators and calibrators:
+        raise UserError(
+            f"--calibration {method} is for {MOST} classes at most, {' and '.join(calibrators)} for any number"
+        )
     if method not in calibrators:
         raise UserError(
             f"--calibration {method}: this run has no validation rows of two classes to calibrate on; "
@@ -180,6 +188,17 @@ def _logs(predicted: np.ndarray, labels: bool) -> np.ndarray:
     if labels:
         predicted = np.stack([1 - predicted, predicted], axis=-1)
     return np.log(np.maximum(predicted, TINY))
+
+
+def _softened(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Targets in the shape of `_logs`, with 1 / (M + 2) of each row for what it was not."""
+    other = 1 / (len(true) + 2)
+    if true.ndim == 2:
+        there = np.where(true > 0.5, 1 - other, other)
+        return np.stack([1 - there, there], axis=-1)
+    soft = np.full(predicted.shape, other / (predicted.shape[1] - 1))
+    soft[np.arange(len(true)), true] = 1 - other
+    return soft
 
 
 def _log_normalized(logs: np.ndarray) -> np.ndarray:

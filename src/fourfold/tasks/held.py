@@ -113,7 +113,7 @@ def bounds(
         folds: False leaves the folds aside, as for rows of the run's own table, which most of them have seen.
 
     Raises:
-        UserError: labels; a loss that gives no probabilities; no held-out rows.
+        UserError: the target is a set of labels, or there are no held-out rows.
     """
     target = data.target
     if target.kind == "labels":

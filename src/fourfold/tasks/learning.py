@@ -41,7 +41,7 @@ SHARES = (0.1, 0.2, 0.4, 0.8, 1.0)
 # The bounds below compare errors as they are told: of numbers root mean squared errors.
 GAP = 0.2
 """Share of the held-out error from which its distance from the training error is wide,"""
-NOTHING = 0.05
+NOTHING = 0.1
 """and share of a constant's error below which no distance is."""
 HELPS = 0.1
 """Relative fall of the error from two fifths of the rows to all of them that counts."""

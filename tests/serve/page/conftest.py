@@ -13,8 +13,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from children import Nursery
-
 sys.path.insert(0, str(Path(__file__).parent))
 
 from visiting import HOSTILE, SCRIPT, SMALL, TEXT, Opener, Server, chromium, houses  # noqa: E402
@@ -31,15 +29,7 @@ def started(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="session")
-def nursery(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    """The parent of a fit in a child process."""
-    parent = Nursery(tmp_path_factory.mktemp("children"))
-    yield parent
-    parent.close()
-
-
-@pytest.fixture(scope="session")
-def runs(started: Server, nursery: Nursery) -> Path:
+def runs(started: Server) -> Path:
     """A folder of runs: two language models, a table's, images, a third party's, a damaged and a hostile one."""
     from drawer import Drawer, toy
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from visiting import HOSTILE, SMALL, Opener, Server, houses, numbers, until
-
-from children import Nursery
 
 PAGES = {
     "runs": ("/", "li.run .pill.finished"),
@@ -29,11 +31,18 @@ PAGES = {
 """Every page, and what is there once it is drawn."""
 
 
+def grave_faults(page: Any) -> list[Any]:
+    """What axe-core finds serious or critical."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    faults = Axe().run(page).response["violations"]
+    grave = [fault for fault in faults if fault["impact"] in ("serious", "critical")]
+    return [(fault["id"], [node["html"][:200] for node in fault["nodes"]]) for fault in grave]
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_every_page(name: str, visit: Opener, artefacts: Path) -> None:
     """Drawn at desktop and phone width; accessible in light and dark; nothing is cut off at the side."""
-    from axe_playwright_python.sync_playwright import Axe
-
     address, drawn = PAGES[name]
     page = visit(address)
     page.locator(drawn).first.wait_for()
@@ -44,9 +53,7 @@ def test_every_page(name: str, visit: Opener, artefacts: Path) -> None:
         page.wait_for_function(
             "dark => document.body.classList.contains('body--dark') === dark", arg=scheme == "dark"
         )
-        faults = Axe().run(page).response["violations"]
-        grave = [f for f in faults if f["impact"] in ("serious", "critical")]
-        assert not grave, [(f["id"], [n["html"][:200] for n in f["nodes"]]) for f in grave]
+        assert not grave_faults(page)
     page.set_viewport_size({"width": 390, "height": 844})
     page.wait_for_timeout(300)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -57,6 +64,7 @@ def test_the_list_shows_every_run_and_the_damaged_one_with_its_reason(
     visit: Opener, runs: Path
 ) -> None:
     page = visit()
+    assert not (runs.parent / ".nicegui").exists(), "the page keeps nothing on disk"
     names = {p.name for p in runs.iterdir() if (p / "system.toml").exists()}
     assert set(page.locator("li.run .name a").all_inner_texts()) == names
     broken = page.locator("li.run", has_text="broken")
@@ -117,22 +125,14 @@ def test_the_browsers_language_is_taken(visit: Opener) -> None:
     page.get_by_role("heading", name="新建训练").wait_for()
 
 
-def test_watch_a_run_live(visit: Opener, runs: Path, nursery: Nursery) -> None:
+def test_watch_a_run_live(visit: Opener, runs: Path) -> None:
     """A real fit in a child process: its numbers and curves move while it trains, and its end is seen."""
-    options = [f"--{key}={value}" for key, value in SMALL.items()]
-    arguments = [
-        "gpt",
-        runs.parent / "sums.txt",
-        "--steps=100000",
-        *options,
-        "--out",
-        runs / "live",
-        "--quiet",
-    ]
-    page = visit()
-    page.locator("li.run").first.wait_for()
-    child = nursery.start(["fit", *arguments])
+    command = [sys.executable, "-m", "fourfold", "fit", "gpt", str(runs.parent / "sums.txt")]
+    command += ["--steps=100000", *(f"--{key}={value}" for key, value in SMALL.items())]
+    command += ["--out", str(runs / "live"), "--quiet"]
+    child = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
+        page = visit()
         row = page.locator("li.run", has=page.get_by_role("link", name="live", exact=True))
         row.locator(".pill.running").wait_for(timeout=40_000)  # it appears by itself
         page.goto(page.url + "run/live")
@@ -146,10 +146,11 @@ def test_watch_a_run_live(visit: Opener, runs: Path, nursery: Nursery) -> None:
         )
         assert later[1] != first[1], "the loss moves"
         until(lambda: line.get_attribute("d") != path, every=lambda: page.wait_for_timeout(100))
-        child.send(signal.SIGTERM)
+        child.send_signal(signal.SIGTERM)
         page.locator(".pill.stopped").wait_for(timeout=40_000)
     finally:
         child.kill()
+        child.wait()
 
 
 def test_compare_two(visit: Opener) -> None:
@@ -220,9 +221,12 @@ def test_upload_a_table_and_download_predictions(visit: Opener) -> None:
     page.locator("input[type=file].unseen").first.set_input_files(
         {"name": "wrong.csv", "mimeType": "text/csv", "buffer": b"rooms\nmany\n"}
     )
-    page.get_by_role("button", name=re.compile("Remove new.csv")).click()
+    page.locator(".files", has_text="wrong.csv").wait_for()
+    assert page.locator(".files li").count() == 1, "one table at a time"
     page.get_by_role("button", name="Run", exact=True).click()
     page.locator(".say.bad").wait_for()
+    page.get_by_role("button", name="Remove wrong.csv").click()
+    page.locator(".files li").wait_for(state="detached")
 
 
 def test_sliders_with_live_pictures(visit: Opener) -> None:
@@ -381,6 +385,7 @@ def test_the_token_is_asked_for_once(visit: Opener, runs: Path) -> None:
     try:
         started.wait()
         page = visit("/", url=started.url)
+        assert not grave_faults(page)
         page.get_by_label(re.compile("token", re.IGNORECASE)).fill("wrong")
         page.get_by_role("button", name="Enter").click()
         page.get_by_role("alert").filter(has_text="not the token of this server").wait_for()

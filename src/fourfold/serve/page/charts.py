@@ -189,7 +189,7 @@ def _series(line: Line) -> dict[str, Any]:
         "type": "line",
         "name": line.name,
         # tuples: NiceGUI watches every list in a chart's options for changes, which costs more than all else
-        "data": tuple((_short(x), _short(y)) for x, y in zip(line.x, line.y, strict=True)),
+        "data": tuple(zip(line.x, map(_short, line.y), strict=True)),
         "showSymbol": line.dots,
         "symbolSize": 6,
         "symbol": "circle",

@@ -90,7 +90,7 @@ CHINESE = {
     "upload many": "选择多个文件",
     "upload hint": "或拖放到此处",
     "uploaded": "{name}，{size}",
-    "too large": "{name}：超过 {size}",
+    "too large": "不接受超过 {size} 的文件。",
     "remove": "移除 {name}",
     "no file": "未选择文件：使用该运行自己的测试样例。",
     "or text": "或在此输入",

@@ -174,18 +174,22 @@ class Control:
 
     def _content(self) -> Element:
         words, field = self.words, self.field
-        many = field.kind == "source" or field.many
+        self.several = field.many or (field.kind == "source" and self.reads != "table")
         accepted = ACCEPTED.get(field.kind) or ACCEPTED.get(self.reads, "")
         loader = ui.upload(
-            multiple=many, auto_upload=True, max_file_size=self.most, on_upload=self._came,
+            multiple=self.several, auto_upload=True, max_file_size=self.most, on_upload=self._came,
             on_rejected=self._refused,
         ).classes("unseen-loader")  # fmt: skip
         with element("label", "drop") as place:
             # the loader's own field has no label: ours stands for it, and hands it the files
             chosen = element(
-                "input", "unseen", type="file", accept=accepted or None, multiple=many or None
+                "input",
+                "unseen",
+                type="file",
+                accept=accepted or None,
+                multiple=self.several or None,
             )
-            text(words("upload many") if many else words("upload"), "span", "button")
+            text(words("upload many") if self.several else words("upload"), "span", "button")
             text(words("upload hint"), "span", "quiet small")
         hand = f"getElement({loader.id}).$refs.qRef.addFiles"
         chosen.on("change", js_handler=f"(e) => {{ {hand}(e.target.files); e.target.value = ''; }}")
@@ -210,7 +214,7 @@ class Control:
     async def _came(self, event: Any) -> None:
         content = await event.file.read()
         upload = Upload(event.file.name, content, event.file.content_type or "")
-        if not (self.field.kind == "source" or self.field.many):
+        if not self.several:
             self.files = []
         self.files.append(upload)
         self.problem.say("")
@@ -221,7 +225,7 @@ class Control:
             await result
 
     def _refused(self) -> None:
-        self.problem.say(self.words("too large", name="", size=size(self.most)).lstrip(": ："))
+        self.problem.say(self.words("too large", size=size(self.most)))
 
     def _list(self) -> None:
         self.none.set_visibility(self.own and not self.given)

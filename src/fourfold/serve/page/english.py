@@ -94,7 +94,7 @@ ENGLISH = {
     "upload many": "Choose files",
     "upload hint": "or drop it here",
     "uploaded": "{name}, {size}",
-    "too large": "{name}: larger than {size}",
+    "too large": "A file larger than {size} is not taken.",
     "remove": "Remove {name}",
     "no file": "No file chosen: the run's own test examples are taken.",
     "or text": "or type it here",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -23,7 +23,7 @@ from fourfold.serve.page.words import Words
 from fourfold.serve.shelf import NoSuchRun, RunInfo
 
 EVERY = 2.0  # seconds between looks at a run that is written
-SLOWLY = 10.0  # ... that is not
+SLOWLY = 5.0  # ... that is not
 
 
 async def show(house: House, request: Request, name: str) -> None:
@@ -59,7 +59,10 @@ class RunPage:
         with element("section", "stack", aria_label=words(chosen)):
             self.parts[chosen]()
         ui.timer(0.05, self._look, once=True)
-        self.timer = ui.timer(EVERY if self.written else SLOWLY, self._look)
+        self.timer = ui.timer(self._pace(), self._look)
+
+    def _pace(self) -> float:
+        return EVERY if self.written or self.under_way else SLOWLY
 
     def _parts(self) -> dict[str, Callable[[], None]]:
         parts: dict[str, Callable[[], None]] = {}
@@ -168,7 +171,7 @@ class RunPage:
         before, self.seen = self.seen, seen
         if before is None or before[1:] != seen[1:]:
             self._actions()
-            self.timer.interval = EVERY if self.written else SLOWLY
+            self.timer.interval = self._pace()
         self._say()
         self.live()
 
@@ -186,11 +189,9 @@ class RunPage:
     async def _resume(self) -> None:
         await self._ask(self.house.jobs.resume, "resuming")
 
-    async def _ask(self, action: Callable[[str], Any], done: str) -> None:
+    async def _ask(self, action: Callable[[str], Awaitable[None]], done: str) -> None:
         try:
-            result = action(self.info.name)
-            if hasattr(result, "__await__"):
-                await result
+            await action(self.info.name)
         except UserError as error:
             self.said(str(error), "bad")
         else:

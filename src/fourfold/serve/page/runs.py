@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -19,6 +20,7 @@ from fourfold.serve.shelf import NoSuchRun, RunInfo
 
 SHOWN = 20  # runs on a page of the list
 EVERY = 2.0  # seconds between looks at the shown runs
+READING = 0.5  # seconds of one look that go into reading logs
 
 
 def address(name: str, **query: str) -> str:
@@ -171,13 +173,16 @@ class Listing:
 
     def _read(self) -> dict[str, tuple[RunInfo, History]]:
         found = {}
+        until = time.monotonic() + READING
         for name, row in list(self.rows.items()):
             try:
                 info = self.house.shelf.status(name)
             except NoSuchRun:
                 continue  # moved away: the next look at the names takes it off the list
             history = self.house.histories.of(info.folder)
-            mark = (history.update(), info.state, info.reason)
+            # long logs are read one after the other: every row has its state at once, its curve when it comes
+            version = history.update() if time.monotonic() < until else history.version
+            mark = (version, info.state, info.reason)
             if mark != row.mark:
                 row.mark = mark
                 found[name] = (info, history)

@@ -1,0 +1,271 @@
+"""`mlp` on tables beside scikit-learn's MLP, gradient boosting and linear models: quality, time, and PHM layers.
+
+    python -m benchmarks.tables            # once 5-fold, one fold of the large sets: 15 minutes on two cores
+    python -m benchmarks.tables --full     # five times 5-fold, three folds of the large sets
+    python -m benchmarks.tables housing digits --phm
+
+All of a fold have the same rows to train on, to stop early or to choose settings by, and to be tested
+on. Ours has its defaults; the peers are tuned (benchmarks/tables_peers.py). Errors are root mean
+squared errors, in deviations of the target, or log losses; lower is better. Standard errors of paired
+differences are those of Nadeau and Bengio (2003), because folds share their training rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import polars as pl
+from sklearn import datasets
+
+import fourfold
+from benchmarks.side_by_side import data_file, keep
+from benchmarks.tables_peers import PEERS, Result, Rows
+from fourfold.core.console import Silent
+from fourfold.core.run import Run
+from fourfold.data.table import TableData
+from fourfold.tasks.prediction import predictions
+
+FOLDS = 5
+SPLIT = (0.7, 0.1, 0.2)  # a fold takes the last share's place
+PHM = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Set:
+    """A table: where from, what to predict, which columns are categories."""
+
+    load: Callable[[], pl.DataFrame]
+    target: str
+    classes: bool
+    categories: tuple[str, ...] = ()
+    many: tuple[str, ...] = ()
+    """Categories of so many values that peers take their target's means (TargetEncoder)."""
+    large: bool = False
+
+
+def _builtin(name: str) -> Callable[[], pl.DataFrame]:
+    return lambda: pl.from_pandas(getattr(datasets, f"load_{name}")(as_frame=True).frame)
+
+
+def _titanic() -> pl.DataFrame:
+    frame = pl.read_csv(data_file("titanic/train.csv"))
+    return frame.drop("PassengerId", "Name", "Ticket", "Cabin")
+
+
+def _rank() -> pl.DataFrame:
+    path = data_file("lightgbm-lambdarank/rank.train.gz")
+    x, y = datasets.load_svmlight_file(str(path))
+    x = x.toarray()
+    some = np.flatnonzero(x.std(axis=0) > 0)
+    return pl.DataFrame({**{f"f{i}": x[:, i] for i in some}, "grade": y})
+
+
+def _air() -> pl.DataFrame:
+    path = data_file("small-time-series/beijing_pm25.csv.gz")
+    frame = pl.read_csv(path, null_values="NA", infer_schema_length=None)
+    return frame.drop("No").drop_nulls("pm2.5")
+
+
+def _films() -> pl.DataFrame:
+    from fourfold.data.catalog import find
+
+    (path,) = find("movielens") or ()
+    return pl.read_csv(path, separator="\t")
+
+
+SETS: dict[str, Set] = {
+    "wine": Set(_builtin("wine"), "target", True),
+    "diabetes": Set(_builtin("diabetes"), "target", False),
+    "breast cancer": Set(_builtin("breast_cancer"), "target", True),
+    "titanic": Set(_titanic, "Survived", True, ("Sex", "Embarked", "Pclass")),
+    "digits": Set(_builtin("digits"), "target", True),
+    "web search": Set(_rank, "grade", False),
+    "housing": Set(
+        lambda: pl.read_csv(data_file("housing/housing.csv.gz")),
+        "median_house_value",
+        False,
+        ("ocean_proximity",),
+        large=True,
+    ),
+    "beijing air": Set(_air, "pm2.5", False, ("cbwd",), large=True),
+    "movielens": Set(_films, "rating", False, many=("user", "item"), large=True),
+}
+"""From 178 to 100,000 rows."""
+
+
+# --- ours ---------------------------------------------------------------------------------------
+
+
+class Watch(Silent):
+    """When each evaluation was done, and what it found."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.found: list[tuple[float, float]] = []
+
+    def evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """See `Console.evaluation`."""
+        self.found.append((time.perf_counter() - self.began, next(iter(values.values()))))
+
+
+@dataclass
+class Fold:
+    """One fold of a table: its rows are split as ours splits them."""
+
+    chosen: Set
+    frame: pl.DataFrame
+    number: int
+    seed: int
+
+    def ours(self, **options: Any) -> tuple[Result, Watch, Run]:
+        """Fit `mlp` in memory with its defaults but for these options."""
+        watch = Watch()
+        run = fourfold.fit(
+            "mlp",
+            self.frame,
+            out=False,
+            seed=self.seed,
+            console=watch,
+            target=self.chosen.target,
+            target_kind="category" if self.chosen.classes else "number",
+            fold=f"{self.number}/{FOLDS}",
+            split=SPLIT,
+            **options,
+        )
+        seconds = time.perf_counter() - watch.began
+        rows = self.rows(run)
+        found = predictions(run, cast(TableData, run.data), "test")[0]
+        if not self.chosen.classes:  # standardized as the peers' targets are
+            train = self.frame[self.chosen.target].cast(pl.Float64).to_numpy()[rows.splits["train"]]
+            found = (found - train.mean()) / train.std()
+        lowest = min(value for _, value in watch.found)
+        return Result(rows.error("test", found), lowest, seconds), watch, run
+
+    def rows(self, run: Run) -> Rows:
+        """The same rows for the peers."""
+        parts = cast(TableData, run.data).parts
+        assert parts is not None  # noqa: S101
+        splits = {n: np.flatnonzero(parts == i) for i, n in enumerate(("train", "valid", "test"))}
+        chosen = self.chosen
+        return Rows.of(
+            self.frame, chosen.target, splits, chosen.classes, chosen.categories, chosen.many
+        )
+
+
+def reached(watch: Watch, peer: Result, run: Run, classes: bool) -> float:
+    """Seconds until ours was as good on the validation rows as the peer at its best; infinite if never."""
+    scale = cast(TableData, run.data).target.scale
+    for seconds, value in watch.found:
+        error = value if classes else math.sqrt(value) / scale
+        if error <= peer.valid:
+            return seconds
+    return math.inf
+
+
+@dataclass
+class Table:
+    """What was measured on one table: by contender, one entry a fold."""
+
+    errors: dict[str, list[float]]
+    seconds: dict[str, list[float]]
+    ratios: list[float]
+    """Time until ours reached the best validation error of scikit-learn's MLP, over that MLP's own."""
+
+    def summary(self) -> dict[str, Any]:
+        """Means and standard errors; differences to ours, paired by fold."""
+        ours = np.array(self.errors["fourfold"])
+        told: dict[str, Any] = {}
+        for name, values in self.errors.items():
+            difference = np.array(values) - ours
+            told[name] = {
+                "error": round(float(np.mean(values)), 4),
+                "seconds": round(statistics.median(self.seconds[name]), 2),
+            }
+            if name != "fourfold":
+                error = corrected(difference)
+                told[name]["worse than ours by"] = round(float(difference.mean()), 4)
+                told[name]["standard error"] = round(error, 4)
+        told["time to the MLP's best"] = round(statistics.median(self.ratios), 2)
+        return told
+
+
+def corrected(differences: np.ndarray) -> float:
+    """Standard error of a mean over folds that share training rows (Nadeau and Bengio 2003, equation 8)."""
+    if len(differences) < 2:
+        return math.nan
+    share = SPLIT[2] / (1 - SPLIT[2])
+    return float(math.sqrt((1 / len(differences) + share) * differences.var(ddof=1)))
+
+
+def measure(name: str, repeats: int, folds: int) -> Table:
+    """Ours and the peers over folds; every repeat has a seed of its own."""
+    chosen = SETS[name]
+    frame = chosen.load()
+    table = Table(defaultdict(list), defaultdict(list), [])
+    for seed in range(repeats):
+        for number in range(1, folds + 1):
+            fold = Fold(chosen, frame, number, seed)
+            result, watch, run = fold.ours()
+            results = {"fourfold": result}
+            rows = fold.rows(run)
+            for peer, fit in PEERS.items():
+                results[peer] = fit(rows, seed)
+            for contender, found in results.items():
+                table.errors[contender].append(found.test)
+                table.seconds[contender].append(found.seconds)
+            network = results["scikit-learn MLP"]
+            took = reached(watch, network, run, chosen.classes)
+            table.ratios.append(took / network.best_after)
+    return table
+
+
+def phm(name: str, repeats: int, folds: int) -> dict[str, Any]:
+    """PHM layers: error, parameters and seconds by n."""
+    chosen = SETS[name]
+    frame = chosen.load()
+    found: dict[str, Any] = {}
+    for n in PHM:
+        results = []
+        for seed in range(repeats):
+            for number in range(1, folds + 1):
+                result, _, run = Fold(chosen, frame, number, seed).ours(phm=n)
+                parameters = sum(p.numel() for p in run.model.parameters())
+                results.append((result.test, parameters, result.seconds))
+        errors, parameters, seconds = zip(*results, strict=True)
+        found[f"n = {n}"] = {
+            "error": round(statistics.mean(errors), 4),
+            "parameters": int(statistics.median(parameters)),
+            "seconds": round(statistics.median(seconds), 2),
+        }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("sets", nargs="*", choices=[[], *SETS], help="of these tables only")
+    parser.add_argument("--full", action="store_true", help="five times 5-fold")
+    parser.add_argument("--phm", action="store_true", help="PHM layers only")
+    given = parser.parse_args()
+    result: dict[str, Any] = {}
+    for name in given.sets or SETS:
+        large = SETS[name].large
+        repeats, folds = ((3, 1) if large else (5, 5)) if given.full else (1, 1 if large else 5)
+        if not given.phm:
+            result[name] = measure(name, repeats, folds).summary()
+            print(name, result[name], flush=True)
+        few = folds if given.full else 1
+        result[f"{name}, PHM"] = phm(name, repeats, few)
+        print(name, result[f"{name}, PHM"], flush=True)
+    keep("tables", result)
+
+
+if __name__ == "__main__":
+    main()
