@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 from pathlib import Path
 
@@ -244,3 +245,33 @@ def test_tensorboard(command: Command) -> None:
     pytest.importorskip("tensorboard")
     assert command("fit", "talker", *FAST, "--quiet", "--tensorboard").code == 0
     assert list(Path("run").rglob("events.out.tfevents*"))
+
+
+def test_an_option_that_is_a_word_or_a_dictionary_takes_both(command: Command) -> None:
+    rows = "x,z,side\n" + "".join(f"{i % 7},{i % 3},{'ab'[i % 2]}\n" for i in range(60))
+    Path("sides.csv").write_text(rows)
+    small = ("--epochs", "1", "--width", "4", "--quiet", "--target", "side")
+    for words in (
+        ("--class-weights", "a=3"),
+        ("--class-weights", '{"a": 3}'),
+        ("--objective.class-weights.a", "3"),
+    ):
+        assert command("fit", "mlp", "sides.csv", *small, *words, "--out", "d").code == 0, words
+        assert fourfold.open("d").system.objective.class_weights == {"a": 3.0}
+        shutil.rmtree("d")
+    assert (
+        command("fit", "mlp", "sides.csv", *small, "--class-weights", "balanced", "--out", "d").code
+        == 0
+    )
+    assert fourfold.open("d").system.objective.class_weights == "balanced"
+    assert (
+        command(
+            "fit", "mlp", "sides.csv", *small, "--kinds", "x=category,z=drop", "--out", "e"
+        ).code
+        == 0
+    )
+    assert fourfold.open("e").system.data.kinds == {"x": "category", "z": "drop"}
+    assert (
+        command("fit", "mlp", "sides.csv", *small, "--class-weights", "balancd", "--out", "f").code
+        == 2
+    )

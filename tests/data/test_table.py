@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ import fourfold.data.prepared as prepared
 import fourfold.data.rows as rows_module
 import fourfold.data.table_files as table_files
 from fourfold.core.errors import UserError
-from fourfold.data.table import TableData, Tabular
+from fourfold.core.parts import Batch
+from fourfold.data.table import SPLITS, TableData, Tabular
 
 ALL = (1.0, 0.0, 0.0)
 
@@ -668,22 +670,26 @@ def test_blocks_are_the_rows_of_the_batches(
     options = Tabular(target="y", weights="w", batch=64)
     wanted = options.open(frame, seed=2)
     path = write(frame, tmp_path / f"t{suffix}")
+    names = ("features", "targets", "weight")
+    expected = {split: joined(wanted.batches(split), names) for split in SPLITS}
+    weights = found_weights(wanted)
     shrink(monkeypatch, room)
     data = options.open(path, seed=2)
-    assert data.prepared.large
-    for split in ("train", "valid", "test", "valid"):
-        names = ("features", "targets", "weight")
-        blocks = [{n: b[n].clone() for n in names} for b in data.blocks(split)]  # type: ignore[arg-type]
-        found = {n: torch.cat([b[n] for b in blocks]) for n in names}
-        for oracle in (wanted.blocks(split), wanted.batches(split)):  # type: ignore[arg-type]
-            pieces = list(oracle)
-            for name in names:
-                torch.testing.assert_close(found[name], torch.cat([b[name] for b in pieces]))
+    assert data.prepared.large and not data.prepared.held
+    for split in (*SPLITS, "valid"):
+        found = joined(data.blocks(split), names)
+        for name, values in expected[split].items():
+            torch.testing.assert_close(found[name], values)
     assert ("valid" in data.prepared.held) == (room == 900)
     epoch = torch.cat([b["weight"] for b in data.batches("train", epoch=0)])
-    torch.testing.assert_close(epoch.sort().values, found_weights(wanted))
+    torch.testing.assert_close(epoch.sort().values, weights)
     with pytest.raises(ValueError, match="preparations without rows"):
         options.restore(saved(data, tmp_path)).blocks("train")
+
+
+def joined(pieces: Iterator[Batch], names: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    kept = [{name: piece[name].clone() for name in names} for piece in pieces]
+    return {name: torch.cat([piece[name] for piece in kept]) for name in names}
 
 
 def found_weights(data: TableData) -> torch.Tensor:
@@ -761,6 +767,7 @@ def test_batches_are_those_gathered_one_by_one() -> None:
     assert data.window > 32
     whole = list(data.batches("train", epoch=3))
     data.window = 0
+    data.load_state_dict({"epoch": 3, "batches": 0})
     one_by_one = list(data.batches("train", epoch=3))
     assert len(whole) == len(one_by_one) == 8
     for a, b in zip(whole, one_by_one, strict=True):

@@ -442,3 +442,28 @@ def test_kinks_are_told() -> None:
     assert "kink at 0" in explained("relu(x)", x=0).notes[0]
     assert "equal shares" in explained("max(v)", v=[1, 1]).notes[0]
     assert not explained("max(x, y) + relu(x) + abs(y)", x=1, y=2).notes
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("W / [1, 2, 3]", {"W": [[1, 2, 3], [4, 5, 6]]}),
+        ("x * [[1], [2]]", {"x": [1, 2, 3]}),
+        ("W * detach(y)", {"W": [[1, 2, 3], [4, 5, 6]], "y": [1, 2, 3]}),
+    ],
+)
+def test_what_has_no_gradient_may_be_broadcast(text: str, values: dict[str, Any]) -> None:
+    from fourfold.cli.explain import explain_command
+
+    words = [f"{name}={value}".replace(" ", "") for name, value in values.items()]
+    explain_command([text, *words])
+
+
+def test_sigmoid_is_exact_at_both_ends() -> None:
+    import math
+
+    from fourfold.look.expression_functions import TABLE
+
+    for x in (-40.0, -30.0, -1.0, 0.0, 2.0, 40.0):
+        wanted = math.exp(x) / (1 + math.exp(x))
+        assert float(TABLE["sigmoid"].value(np.array(x))) == pytest.approx(wanted, rel=1e-14)

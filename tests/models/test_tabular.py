@@ -96,7 +96,8 @@ def test_columns_come_in_their_order() -> None:
     x = torch.tensor([[0.5, 1.0, 2.0, 0.0, 1.5]])
     codes = columns.codes
     assert codes is not None
-    expected = torch.cat([torch.tensor([[1.0, 0, 0.5, 0, 1, 0.5]]), codes(x[:, 2:3])], dim=1)
+    seen = torch.tensor([[0.5, 1, 0, 1.5, 0.5, 0, 1, 0.5]])
+    expected = torch.cat([seen, codes(x[:, 2:3])], dim=1)
     torch.testing.assert_close(columns(x), expected)
     assert columns.outputs == expected.shape[1]
 

@@ -131,3 +131,23 @@ def test_partial_dependence_equals_scikit_learn() -> None:
 def test_groups_follow_the_original_columns(sources: list[str]) -> None:
     names, group = groups_of(sources)
     assert [names[g] for g in group] == sources
+
+
+def test_what_a_column_is_set_to() -> None:
+    """A number with gaps also loses its indicator; yes and no are 0 and 1; units are the column's own."""
+    from fourfold.data.table import Tabular
+    from fourfold.tasks.effects import _settings
+
+    random = np.random.default_rng(0)
+    age = random.normal(50, 10, 200)
+    age[::5] = np.nan
+    frame = {"age": age, "smokes": random.choice(["no", "yes"], 200), "y": random.normal(size=200)}
+    data = Tabular(target="y", dtype="float64").open(frame)
+    rows = next(data.batches("train"))["features"].numpy()
+    names = [(c.source, c.kind) for c in data.columns]
+    ((_, which, values, units),) = _settings(data, "age", rows)
+    assert [names[i] for i in which] == [("age", "number"), ("age", "missing")]
+    assert (values[:, 1] == 0).all()
+    assert 30 < units[0] < 45 and 55 < units[-1] < 70
+    ((_, which, values, words),) = _settings(data, "smokes", rows)
+    assert dict(zip(words, values[:, 0].tolist(), strict=True)) == {"no": 0.0, "yes": 1.0}

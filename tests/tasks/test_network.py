@@ -76,11 +76,11 @@ def test_each_option_reaches_its_layer() -> None:
 
 def test_embeddings_of_numbers() -> None:
     piecewise = net(fitted(**{"numbers": "piecewise", "numbers.bins": 6})).columns
-    assert isinstance(piecewise.numbers, PiecewiseLinear) and piecewise.outputs == 3 + 2 * 6
+    assert isinstance(piecewise.numbers, PiecewiseLinear) and piecewise.outputs == 5 + 2 * 6
     mixed = net(fitted(**{"numbers.bins": 6, "numbers.outputs": 4})).columns
-    assert mixed.outputs == 3 + 2 * 4
+    assert mixed.outputs == 5 + 2 * 4
     periodic = net(fitted(numbers="periodic", **{"numbers.frequencies": 5})).columns
-    assert isinstance(periodic.numbers, Periodic) and periodic.outputs == 3 + 2 * 16
+    assert isinstance(periodic.numbers, Periodic) and periodic.outputs == 5 + 2 * 16
     plain = net(fitted(numbers="plain")).columns
     assert plain.numbers is None and plain.outputs == 5
     with pytest.raises(UserError, match="goes with numbers piecewise only"):
@@ -114,10 +114,14 @@ def test_choices_by_the_rows_are_said_and_can_be_overridden() -> None:
     said = " ".join(fitted().notes)
     assert "Batches of 32 rows, by the 160 training rows" in said
     assert "Numbers are taken plain, by the 160 training rows" in said
+    assert "members" not in said  # they were given
     given = " ".join(fitted(batch=20, numbers="plain").notes)
     assert "Batches" not in given and "Numbers" not in given
+    few = fitted(members=None)
+    assert "8 members are averaged, for only 160 training rows" in " ".join(few.notes)
+    assert net(few).members is not None and net(fitted(frame(3000), members=None)).members is None
     many = fitted(frame(3000))
-    assert "in 32 bins each, by the 2,400 training rows" in " ".join(many.notes)
+    assert "plain and in 16 bins each, by the 2,400 training rows" in " ".join(many.notes)
     assert isinstance(net(many).columns.numbers, PiecewiseLinear)
 
 

@@ -76,7 +76,8 @@ def _shape(annotation: Any) -> Any:
     if _is_bool(annotation):
         return bool
     choices = literal_choices(annotation)
-    if choices and all(isinstance(c, str) for c in choices):
+    named = dict in origins_of(annotation)  # choices of its values, or beside them
+    if choices and not named and all(isinstance(c, str) for c in choices):
         return Literal[tuple(choices)]
     return str
 

@@ -250,7 +250,9 @@ def merge(
         _clear_exclusive(system, tree, path, given)
         node = tree
         for key in path[:-1]:
-            node = node.setdefault(key, {})
+            if not isinstance(node.get(key), dict):  # a word stood where a dictionary may
+                node[key] = {}
+            node = node[key]
         node[path[-1]] = value
     for name, field in system.model_fields.items():
         value = getattr(base, name)

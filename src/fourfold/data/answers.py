@@ -102,7 +102,21 @@ def _numeric(work: Fit, name: str) -> bool:
         return given == "number"
     if storage == "boolean":
         return work.options.target_kind == "number"
+    if work.options.target_kind == "category" and work.numeric[name]:
+        _refuse_measured(work, name)
     return work.options.target_kind != "category" and work.numeric[name]
+
+
+def _refuse_measured(work: Fit, name: str) -> None:
+    """Numbers with fractions are measured, not classes; whoever means classes says so."""
+    for start, frame in work.rows.chunks([name]):
+        values = work.reader(start).numbers(frame[name], work.form(name))
+        odd = np.flatnonzero(~np.isnan(values) & (values != np.floor(values)))
+        if len(odd):
+            raise UserError(
+                f"{work.rows.place(start + int(odd[0]))}, column {name}: {values[odd[0]]:g} is a number, and this system "
+                f"tells classes apart: fit linear or mlp, or take every value as a class by --data.kinds.{name} category"
+            )
 
 
 def _maybe_classes(work: Fit, target: Target) -> Target:

@@ -101,9 +101,8 @@ def open_delimited(path: Path, name: str, source: io.BytesIO | None, how: Format
             return _piece(path, name, source, options, check)
         except pl.exceptions.ComputeError:
             with _bytes_of(path, name, source) as stream:
-                _requoted(
-                    stream, name, separator, len(names)
-                )  # says which row, where it is a row's fault
+                # says which row, where it is a row's fault
+                _requoted(stream, name, separator, len(names), keep=False)
             raise
 
 
@@ -178,12 +177,14 @@ class _Check:
 
         A row that is too long beside one that is too short passes here; polars refuses the long one.
         """
-        mark = bytes([self.separator])
         if self.fields == 1 or self._inside or self._blank or b'"' in block:
             return False
-        lines, last = block.count(b"\n"), block.rfind(b"\n")
-        left = block.count(mark, last + 1)
-        if self._separators + block.count(mark) - left != lines * (self.fields - 1) or not lines:
+        found, last = np.frombuffer(block, np.uint8), block.rfind(b"\n")
+        lines = int(np.count_nonzero(found == 10))  # bytes.count is slow for what is frequent
+        marks = found == self.separator
+        left = int(np.count_nonzero(marks[last + 1 :]))
+        count = self._separators + int(np.count_nonzero(marks)) - left
+        if not lines or count != lines * (self.fields - 1):
             return False
         self._lines += lines
         self.rows = self._lines - 1
@@ -243,8 +244,10 @@ class _Check:
             self.ragged |= bool(self._inside)
 
 
-def _requoted(stream: IO[bytes], name: str, separator: str, fields: int) -> tuple[io.BytesIO, int]:
-    """Say which row is ragged; if none is after all, the table with every quote as RFC 4180 has it."""
+def _requoted(
+    stream: IO[bytes], name: str, separator: str, fields: int, *, keep: bool = True
+) -> tuple[io.BytesIO, int]:
+    """Say which row is ragged; if none is after all, the table with every quote as RFC 4180 has it, to `keep`."""
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")  # type: ignore[arg-type]
     clean = io.StringIO(newline="")
     writer = csv.writer(clean, delimiter=separator)
@@ -265,12 +268,14 @@ def _requoted(stream: IO[bytes], name: str, separator: str, fields: int) -> tupl
             raise UserError(
                 f"{name}, row {rows + 1}: expected {fields} fields as in the header, got {len(row)}; {cause}"
             )
+        rows += 1
+        if not keep:
+            continue
         if clean.tell() > IN_MEMORY:
             raise UserError(
                 f"{name}: somewhere a quote stands inside a cell that does not begin with one; double it and quote the cell"
             )
         writer.writerow(row)
-        rows += 1
     text.detach()
     return io.BytesIO(clean.getvalue().encode()), rows
 

@@ -316,7 +316,9 @@ class TableData(Indexed):
 
 def suited(rows: int) -> int:
     """Rows in a batch that suit a table: enough steps in an epoch of few rows, little overhead of many."""
-    return min(256, max(32, 1 << max(0, rows // 32).bit_length()))
+    return next(
+        (size for size, least in ((256, 10_000), (128, 2_000), (64, 500)) if rows >= least), 32
+    )
 
 
 def text_columns(schema: Schema) -> frozenset[str]:

@@ -31,6 +31,12 @@ class Function:
     elementwise: bool = True
 
 
+def _sigmoid(a: Array) -> Array:
+    """1 / (1 + exp(-a)), exact at both ends."""
+    small = np.exp(-np.abs(a))
+    return np.where(a >= 0, 1 / (1 + small), small / (1 + small))
+
+
 def stable_softmax(v: Array) -> Array:
     """softmax over the last axis."""
     shifted = np.exp(v - v.max(axis=-1, keepdims=True))
@@ -113,7 +119,7 @@ TABLE: dict[str, Function] = {
     "sin": Function(np.sin, lambda a, r: [np.cos(a)], ("a",)),
     "cos": Function(np.cos, lambda a, r: [-np.sin(a)], ("a",)),
     "tanh": Function(np.tanh, lambda a, r: [1 - r**2], ("r",)),
-    "sigmoid": Function(lambda a: 0.5 * (1 + np.tanh(0.5 * a)), lambda a, r: [r * (1 - r)], ("r",)),
+    "sigmoid": Function(_sigmoid, lambda a, r: [r * (1 - r)], ("r",)),
     "relu": Function(lambda a: np.maximum(a, 0.0), lambda a, r: [(a > 0) * 1.0], ("r",)),
     "abs": Function(np.abs, lambda a, r: [np.sign(a)], ("a",)),
     "sqrt": Function(np.sqrt, lambda a, r: [0.5 / r], ("r",)),

@@ -292,6 +292,9 @@ class _Trace:
                 ]
         for place, argument in enumerate(arguments):
             local = [row[place] for row in locals_] if argument.node.needs else None
+            if local is not None and function.elementwise:
+                # an operand without a gradient is not copied: beside it the local has its smaller shape
+                local = [np.broadcast_to(part, node.values[0].shape) for part in local]
             node.inputs.append(Edge(argument.node, node, local, function.elementwise))
 
     def _keep(

@@ -44,7 +44,9 @@ class Sampling:
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """What the filters leave, unnormalized: (B, V) float from logits (B, V), temperature above 0."""
-        logits = logits.float() / self.temperature
+        logits = logits.float()
+        # from the largest, so that a tiny temperature does not overflow: it leaves the largest alone
+        logits = (logits - logits.amax(-1, keepdim=True)) / max(self.temperature, 1e-30)
         if self.top_k is not None and self.top_k < logits.shape[-1]:
             least = logits.topk(self.top_k, dim=-1).values[:, -1:]
             logits = logits.masked_fill(logits < least, float("-inf"))

@@ -123,7 +123,10 @@ class Codes(nn.Module):
 
 
 class Columns(nn.Module):
-    """Prepared columns (B, D) as what the network sees (B, E): the plain ones, then numbers, then categories."""
+    """Prepared columns (B, D) as what the network sees (B, E): all but codes as they are, then embeddings.
+
+    Embedded numbers stay beside their embedding: of few rows bins alone overfit (docs/experiments.md).
+    """
 
     plain: Tensor
     encoded: Tensor
@@ -144,7 +147,7 @@ class Columns(nn.Module):
 
         Args:
             kinds: of the D columns; "number" and "code" are treated apart.
-            numbers: PiecewiseLinear or Periodic over the columns of kind "number"; None takes them plain.
+            numbers: PiecewiseLinear or Periodic over the columns of kind "number"; None embeds none.
             number_width: numbers that stand for each after a layer of its own; None takes the encoding itself.
             sizes: codes of each column of kind "code", in order.
             code_width: numbers that stand for a category.
@@ -156,8 +159,7 @@ class Columns(nn.Module):
         self.noisy = noise > 0
         count = sum(kind == "number" for kind in kinds)
         self.numbers = numbers if count else None
-        apart = {"code"} if self.numbers is None else {"code", "number"}
-        self._index("plain", [i for i, kind in enumerate(kinds) if kind not in apart])
+        self._index("plain", [i for i, kind in enumerate(kinds) if kind != "code"])
         self._index("encoded", [i for i, kind in enumerate(kinds) if kind == "number"])
         self._index("coded", [i for i, kind in enumerate(kinds) if kind == "code"])
         self.mixed: PerNumber | None = None

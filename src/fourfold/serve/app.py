@@ -57,12 +57,7 @@ def create_app(
     app.state.limits, app.state.token = limits, token
     document = Document(app, calls, token is not None)
     app.openapi = document  # type: ignore[method-assign]
-    measures.gauge("calls_present", "Calls that work or wait.", lambda: calls.present)
-    measures.gauge("calls_working", "Calls that are being worked on.", lambda: calls.working)
-    measures.gauge("runs_open", "Runs whose weights are in memory.", lambda: shelf.opened)
-    measures.gauge(
-        "fits_running", "Fits under way that were started here.", lambda: len(jobs.running)
-    )
+    _gauges(measures, shelf, calls, jobs)
     app.include_router(routes.router)
     app.include_router(routes.verbs)
     _server(app, measures, token)
@@ -79,6 +74,15 @@ def create_app(
     app.add_middleware(security.Gate, token=token)
     app.add_middleware(Counted, measures=measures)
     return app
+
+
+def _gauges(measures: Measures, shelf: Shelf, calls: Calls, jobs: Jobs) -> None:
+    measures.gauge("calls_present", "Calls that work or wait.", lambda: calls.present)
+    measures.gauge("calls_working", "Calls that are being worked on.", lambda: calls.working)
+    measures.gauge("runs_open", "Runs whose weights are in memory.", lambda: shelf.opened)
+    measures.gauge(
+        "fits_running", "Fits under way that were started here.", lambda: len(jobs.running)
+    )
 
 
 def _server(app: FastAPI, measures: Measures, token: str | None) -> None:

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import itertools
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -21,20 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fourfold.api import BUDGET, configure
+from fourfold.api import BUDGET
 from fourfold.core.errors import UserError, nearest
 from fourfold.core.folders import without_none
-from fourfold.core.registry import index, load_system
 from fourfold.core.sources import timestamp
-from fourfold.data.catalog import CATALOG
-from fourfold.data.table_frames import BUNDLED
+from fourfold.serve.fit_requests import check, reserved, spelled, stored_sources, write_toml
 from fourfold.serve.limits import Busy, Limits
 from fourfold.serve.schema import Upload
 from fourfold.serve.shelf import NoSuchRun, NotReady, Shelf
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-"""`my_module:function`, which is for the command line only."""
 State = Literal["starting", "running", "finished", "stopped", "failed"]
 
 
@@ -144,18 +136,18 @@ class Jobs:
         self._room()
         # checked here, so that who asks is told; not on the loop, for it imports the system
         given = dict(options or {})
-        await asyncio.to_thread(_check, system, given, size, seed)
+        await asyncio.to_thread(check, system, given, size, seed)
         base = self._folder()
-        sources = await asyncio.to_thread(_sources, source, base)
+        sources = await asyncio.to_thread(stored_sources, source, base)
         self._room()
-        folder = _reserved(base, system, name, set(self.shelf.names()))
+        folder = reserved(base, system, name, set(self.shelf.names()))
         toml = {
             "system": system,
             "fit": without_none({"sources": sources, "seed": seed}),
-            "options": _spelled(given),
+            "options": spelled(given),
         }
         place = base / ".fits" / folder.name
-        await asyncio.to_thread(_write_toml, place, toml)
+        await asyncio.to_thread(write_toml, place, toml)
         arguments = ["fit", str(place / "fit.toml"), "--out", str(folder), "--quiet"]
         if size is not None:
             arguments += ["--size", size]
@@ -253,95 +245,6 @@ class Jobs:
             )  # fmt: skip
         self._children.pop(folder.name, None)  # a resumed one is the newest
         self._children[folder.name] = _Child(system, folder, log, timestamp(), process)
-
-
-def _check(system: str, options: Mapping[str, Any], size: str | None, seed: int) -> None:
-    if system not in index():
-        raise UserError(f"{system[:80]}: no such system{nearest(system[:80], index())}")
-    if not 0 <= seed < 2**53:
-        raise UserError(f"seed: expected a whole number from 0, got {seed}")
-    _refuse_places("", options)
-    configure(load_system(system), dict(options), size)
-
-
-def _refuse_places(where: str, value: Any) -> None:
-    """Refuse an option that names a place on this machine or elsewhere, or a function."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            _refuse_places(f"{where}.{key}".lstrip("."), inner)
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            _refuse_places(where, inner)
-    elif isinstance(value, str) and len(value) > 1:
-        parts = re.split(r"[/\\]", value)
-        rooted = value[0] in "/\\~" or re.match(r"[A-Za-z]:[/\\]", value) or "://" in value
-        if rooted or ".." in parts or FUNCTION.fullmatch(value):
-            raise UserError(f"{where}: names a place or a function; from the command line only")
-
-
-def _sources(source: Any, base: Path) -> list[str] | None:
-    """Where a fit finds its data: a catalog name, or stored uploads by the SHA-256 of their content."""
-    if source is None or source == []:
-        return None
-    if isinstance(source, str):
-        if source not in CATALOG and source not in BUNDLED:
-            hint = nearest(source[:80], [*CATALOG, *BUNDLED])
-            raise UserError(
-                f"{source[:80]}: no such data set in the catalog{hint}; or upload the file"
-            )
-        return [source]
-    stored = []
-    for upload in [source] if isinstance(source, Upload) else source:
-        digest = hashlib.sha256(upload.content).hexdigest()[:16]
-        path = base / ".uploads" / digest / _plain(upload.name)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{time.monotonic_ns()}")
-            temporary.write_bytes(upload.content)
-            os.replace(temporary, path)
-        stored.append(str(path))
-    return stored
-
-
-def _plain(name: str) -> str:
-    """A sender's name for a file as a name that is safe here; its extension stays."""
-    last = re.split(r"[/\\]", name)[-1]
-    return re.sub(r"[^\w.-]", "_", last, flags=re.ASCII).lstrip(".-")[-80:] or "upload"
-
-
-def _reserved(base: Path, system: str, name: str | None, taken: set[str]) -> Path:
-    """A new folder for a run.
-
-    Raises:
-        UserError: the name is none, or taken.
-    """
-    if name is not None and not NAME.fullmatch(name):
-        raise UserError(f"name: expected letters, digits, '.', '_' and '-', got {name[:80]!r}")
-    for number in itertools.count(1):
-        folder = base / (name or f"{system}-{number}")
-        with contextlib.suppress(FileExistsError):
-            if folder.name not in taken:
-                folder.mkdir(exist_ok=False)
-                return folder
-        if name is not None:
-            break
-    raise UserError(f"{name}: there is a run of this name already")
-
-
-def _spelled(value: Any) -> Any:
-    """Values as TOML has them: None is the word."""
-    if isinstance(value, Mapping):
-        return {str(k): _spelled(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_spelled(v) for v in value]
-    return "none" if value is None else value
-
-
-def _write_toml(place: Path, tree: dict[str, Any]) -> None:
-    import tomli_w
-
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "fit.toml").write_text(tomli_w.dumps(tree), encoding="utf-8")
 
 
 def _environment() -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, quote, urlsplit
@@ -119,10 +120,18 @@ def _same_site(headers: Mapping[str, str]) -> None:
         Forbidden: it comes from another origin. Programs, other than browsers, send none.
     """
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != headers.get("host", ""):
+    if origin is not None and _place(origin) != headers.get("host", ""):
         raise Forbidden(f"a request of another site's page ({origin[:80]}) is not taken")
     if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         raise Forbidden("a request of another site's page is not taken")
+
+
+def _place(origin: str) -> str | None:
+    """Host and port of an origin; None if it is no address."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _loopback(headers: Mapping[str, str]) -> None:
@@ -132,11 +141,9 @@ def _loopback(headers: Mapping[str, str]) -> None:
         Forbidden: the host asked for is not this machine's own name for itself.
     """
     host = headers.get("host", "")
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        name = ""
-    if name not in LOOPBACK:
+    if not re.fullmatch(
+        rf"({'|'.join(map(re.escape, LOOPBACK))}|\[::1\])(:\d{{1,5}})?", host.lower()
+    ):
         raise Forbidden(
             f"asked for {host[:80]!r}, expected localhost; with --token any name may be used"
         )

@@ -142,7 +142,10 @@ def _settings(
         if len(grid) > 1:
             column = data.columns[i]
             units = grid * column.scale + column.mean
-            found.append((column.name, np.array([i]), grid[:, None], units))
+            # whoever has a value does not lack it: the indicator of a missing cell goes to 0 with it
+            lacking = [j for j, kind in zip(places, kinds, strict=True) if kind == "missing"]
+            values = np.hstack([grid[:, None], np.zeros((len(grid), len(lacking)))])
+            found.append((column.name, np.array([i, *lacking]), values, units))
     if numbers or not set(kinds) & {"category", "binary", "code"}:
         return found
     words, values = _categories(data, name, places, rows)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Annotated, Literal, Self, cast
 
 import torch
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Gt, Lt
 from pydantic import (
     Field,
     NonNegativeFloat,
@@ -36,29 +36,33 @@ from fourfold.optimizers.gradient import Gradient
 from fourfold.optimizers.precision import Precision
 from fourfold.tasks.prediction import Predictor
 
-BINNED_FROM = 2_000
-"""Training rows from which bins of numbers help more than they overfit (docs/experiments.md)."""
+FEW = 2_000
+"""Training rows below which several members help, and bins of numbers overfit (docs/experiments.md)."""
+BINS = ((10_000, 64), (5_000, 32), (FEW, 16))
+"""Bins of a number from how many training rows on."""
+BINNED = 2_048
+"""Bins of all numbers together at most; more make the first layer slow."""
 
 
 class PlainNumbers(Part):
-    """Numbers as they are prepared."""
+    """Numbers as they are prepared, and nothing else."""
 
     kind: Literal["plain"] = "plain"
 
 
 class PiecewiseNumbers(Part):
-    """Each number by how far it fills each of several bins."""
+    """Numbers, and how far each fills each of several bins."""
 
     kind: Literal["piecewise"] = "piecewise"
     bins: PositiveInt | None = None
-    """Bins of a number, with equally many training rows; None means 32, or none (plain numbers) for fewer
-    than 2,000 training rows."""
+    """Bins of a number, with equally many training rows; None means 16 to 64 by the number of training rows, and
+    none below 2,000."""
     outputs: PositiveInt | None = None
     """Numbers that a layer of its own makes of each number's bins; None takes the bins themselves."""
 
 
 class PeriodicNumbers(Part):
-    """Sines and cosines of each number, at frequencies that are learned."""
+    """Numbers, and sines and cosines of each at frequencies that are learned."""
 
     kind: Literal["periodic"] = "periodic"
     frequencies: PositiveInt = 16
@@ -76,11 +80,11 @@ Share = Annotated[float, Ge(0), Lt(1)]
 class TableSearch(Gradient):
     """Gradient search as networks on tables want it."""
 
-    lr: PositiveFloat = 3e-3
+    lr: PositiveFloat = 5e-3
     """Peak learning rate."""
     steps: PositiveInt | None = None
     """Budget in optimizer steps. One of steps, epochs and minutes is the budget."""
-    epochs: PositiveFloat | None = 50
+    epochs: PositiveFloat | None = 40
     """Budget in passes over the training split."""
     decay: NonNegativeFloat = 0.1
     """Decoupled weight decay per unit of learning rate; norms, biases and embeddings are left alone."""
@@ -88,7 +92,9 @@ class TableSearch(Gradient):
     """Format of matrix products; auto takes bfloat16 where model and hardware gain from it."""
     evaluate_every: Every = "2%"
     """How often the validation split is measured: steps ("100"), time ("30s", "2m") or share of the budget ("5%")."""
-    patience: PositiveInt | None = 20
+    ema: Annotated[float, Gt(0), Lt(1)] | None = 0.99
+    """Decay of an exponential moving average of the weights, which is then what is kept; None means none."""
+    patience: PositiveInt | None = 15
     """Stop early after this many evaluations without a better one."""
 
 
@@ -106,7 +112,7 @@ class NetworkPredictor(Predictor):
     """Any of torch's activations, as relu, gelu, silu, tanh or leaky_relu; none leaves a linear model."""
     norm: Norm = "batch"
     """What is normalized between a layer and its activation: each unit over the batch, or each row over its units."""
-    dropout: Share = 0.3
+    dropout: Share = 0.2
     """Chance of a hidden unit to be left out while learning."""
     input_noise: NonNegativeFloat = 0.0
     """Standard deviation of Gaussian noise on the prepared columns while learning."""
@@ -119,10 +125,11 @@ class NetworkPredictor(Predictor):
     phm: PositiveInt = 1
     """Kronecker products that a hidden layer's matrix is summed of: it has 1/phm of a dense layer's weights."""
     optimizer: TableSearch = TableSearch()
-    members: PositiveInt = 8
-    """Networks that share their hidden layers and are averaged; each has its own scale of inputs and outputs."""
+    members: PositiveInt | None = None
+    """Networks that share their hidden layers and are averaged; each has its own scale of inputs and outputs. None
+    means 8 below 2,000 training rows and 1 from there on."""
     numbers: Numbers = PiecewiseNumbers()
-    """How the network sees numbers: plain, piecewise (piecewise-linear bins) or periodic."""
+    """What the network sees of numbers: plain, piecewise (piecewise-linear bins beside them) or periodic."""
     code_width: PositiveInt = 16
     """Numbers that are learned for each category of a column with more than data.embed_above of them."""
     initialization: Scheme = "torch"
@@ -169,7 +176,7 @@ class NetworkPredictor(Predictor):
             self._widths,
             loss.outputs(table.target),
             layers,
-            members=self.members,
+            members=self._members(table),
         ).to(getattr(torch, self.data.dtype))
         tie(model, self.tie)
         return model
@@ -187,7 +194,14 @@ class NetworkPredictor(Predictor):
             return None
         if self.numbers.bins is not None:
             return self.numbers.bins
-        return 32 if data.target.rows >= BINNED_FROM else None
+        numbers = sum(column.kind == "number" for column in data.columns)
+        suited = next((bins for rows, bins in BINS if data.target.rows >= rows), None)
+        return suited and max(4, min(suited, BINNED // max(1, numbers)))
+
+    def _members(self, data: TableData) -> int:
+        if self.members is not None:
+            return self.members
+        return 8 if data.target.rows < FEW else 1
 
     def _columns(self, data: TableData) -> Columns:
         kinds = [column.kind for column in data.columns]
@@ -221,8 +235,12 @@ class NetworkPredictor(Predictor):
         automatic = isinstance(self.numbers, PiecewiseNumbers) and self.numbers.bins is None
         if automatic and any(column.kind == "number" for column in data.columns):
             bins = self._bins(data)
-            what = f"in {bins} bins each" if bins else "plain"
+            what = f"plain and in {bins} bins each" if bins else "plain"
             run.note(f"Numbers are taken {what}, by the {rows:,} training rows (--numbers.bins).")
+        if self.members is None and self._members(data) > 1:
+            run.note(
+                f"{self._members(data)} members are averaged, for only {rows:,} training rows (--members)."
+            )
         if not data.size("valid"):
             run.note(
                 "No validation rows: nothing tells when to stop, so the last weights are kept "
