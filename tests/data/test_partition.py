@@ -131,3 +131,17 @@ def test_interpolation_never_looks_ahead() -> None:
     mostly = options.model_copy(update={"split": (0.6, 0.0, 0.4)})
     filled = next(mostly.open(gap).batches("train"))["features"][:, 0].tolist()
     assert filled == [0, 1, 3, 4]  # the row without a target still lies between its neighbours
+
+
+def test_a_class_that_is_only_tested_is_named() -> None:
+    rows = 40
+    late = pl.DataFrame({"x": np.arange(rows), "y": ["a", "b"] * 18 + ["new"] * 4})
+    with pytest.raises(UserError, match="column y: all rows of class new are in later rows"):
+        Tabular(target="y", ordered=True).open(late)
+    Tabular(target="y", ordered=True, fold="1/3").open(
+        late
+    )  # the rows of that class come after the test
+    groups = late.with_columns(g=pl.int_range(rows) // 4)
+    with pytest.raises(UserError, match="class new are in groups of g that are not trained on"):
+        for fold in range(1, 6):
+            Tabular(target="y", group="g", fold=f"{fold}/5").open(groups)

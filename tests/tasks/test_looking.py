@@ -148,3 +148,21 @@ def test_explaining_twice_is_the_same_but_for_time(gpt: Run) -> None:
     assert json.dumps([[r[i] for i in still] for r in first.rows]) == json.dumps(
         [[r[i] for i in still] for r in second.rows]
     )
+
+
+def test_padding_is_not_looked_at(tmp_path: Path) -> None:
+    from fourfold.tasks.looking import batch_of
+
+    run = fourfold.fit(
+        "gpt",
+        {"text": ["to be or not to be " * 60]},
+        out=False,
+        steps=2,
+        window=32,
+        layers=1,
+        width=16,
+        heads=2,
+    )
+    batch, _ = batch_of(run, "to be or", 4)
+    assert batch["tokens"].shape == batch["targets"].shape and 0 < batch["tokens"].shape[1] < 32
+    assert bool((batch["targets"] != -100).all())

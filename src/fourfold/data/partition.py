@@ -40,6 +40,7 @@ def partition(work: Fit, target: Target, count: int, gone: np.ndarray, seed: int
     shares = (
         options.split if count == work.rows.count else (options.split[0], 0.0, options.split[2])
     )
+    names, codes = _classes(work, target, kept, fold)
     parts = np.full(work.rows.count, NONE, np.int8)
     parts[kept] = divide(
         len(kept),
@@ -47,26 +48,31 @@ def partition(work: Fit, target: Target, count: int, gone: np.ndarray, seed: int
         seed,
         fold=fold,
         ordered=options.ordered,
-        classes=_classes(work, target, kept, fold),
+        classes=codes,
         groups=_groups(work, kept, fold),
     )
     parts[count:][~gone[count:]] = VALID
     if not (parts == TRAIN).any():
         raise UserError(f"{len(kept)} rows with a target: none is left to train on")
+    if codes is not None:
+        _check_learned(work, target, names, codes, parts[kept])
     return parts
 
 
-def _classes(work: Fit, target: Target, kept: np.ndarray, fold: Fold | None) -> np.ndarray | None:
+def _classes(
+    work: Fit, target: Target, kept: np.ndarray, fold: Fold | None
+) -> tuple[list[str], np.ndarray | None]:
+    """Names of all classes, and (n,) int numbers of the kept rows' ones."""
     if target.kind != "category":
-        return None
+        return [], None
     names, codes = classes_of(work, target)
     check_classes(work, target, names, codes)
     codes = codes[kept]
     if work.options.ordered or work.options.group is not None:
-        return codes
+        return names, codes
     single = np.flatnonzero(np.bincount(codes, minlength=len(names)) == 1)
     if not len(single):
-        return codes
+        return names, codes
     row = int(kept[np.flatnonzero(codes == single[0])[0]])
     if fold is not None:
         raise UserError(
@@ -75,7 +81,24 @@ def _classes(work: Fit, target: Target, kept: np.ndarray, fold: Fold | None) -> 
         )
     shown = ", ".join(names[i] for i in single[:5]) + (" and more" if len(single) > 5 else "")
     work.notes.append(f"classes of {target.name} with a single row, which is trained on: {shown}")
-    return codes
+    return names, codes
+
+
+def _check_learned(
+    work: Fit, target: Target, names: list[str], codes: np.ndarray, parts: np.ndarray
+) -> None:
+    """Whole groups or an order may keep all rows of a class from the training rows."""
+    used = np.unique(codes[parts >= 0])
+    lacking = np.setdiff1d(used, codes[parts == TRAIN])
+    if len(lacking):
+        group = work.options.group
+        where = (
+            "in later rows" if group is None else f"in groups of {group} that are not trained on"
+        )
+        raise UserError(
+            f"{work.rows.name}, column {target.name}: all rows of class {names[lacking[0]]} are {where}, so it "
+            "cannot be learned; leave them out, join the class with another, or split otherwise"
+        )
 
 
 def _groups(work: Fit, kept: np.ndarray, fold: Fold | None) -> np.ndarray | None:

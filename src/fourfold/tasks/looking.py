@@ -24,6 +24,7 @@ from fourfold.core.sources import describe
 from fourfold.core.system import System
 from fourfold.core.types import Document, Explanation, Picture, Source, Table
 from fourfold.core.words import number
+from fourfold.data.text import IGNORE
 from fourfold.look.attention import attention_maps, attention_table, visible
 from fourfold.look.depth import depth_picture
 from fourfold.look.health import inspect_batch
@@ -137,7 +138,22 @@ def batch_of(run: Run, source: Any, examples: int) -> tuple[Batch, str]:
     kept = min(count, examples)
     cut = {k: v[:kept] if k in tensors and len(v) == count else v for k, v in batch.items()}
     noun = "example" if kept == 1 else "examples"
-    return to_device(cut, run.device), f"{kept} {noun} {said}"
+    return to_device(_without_padding(cut), run.device), f"{kept} {noun} {said}"
+
+
+def _without_padding(batch: Batch) -> Batch:
+    """Windows of tokens cut behind the last position that counts in any of them; else statistics would count padding."""
+    targets = batch.get("targets")
+    if "tokens" not in batch or targets is None or targets.ndim != 2:
+        return batch
+    counted = (targets != IGNORE).any(dim=0).nonzero()
+    if not len(counted):
+        return batch
+    length = int(counted[-1]) + 1
+    return {
+        name: value[:, :length] if value.shape[:2] == targets.shape else value
+        for name, value in batch.items()
+    }
 
 
 def _opened(run: Run, source: Any) -> tuple[Data, Split, str]:

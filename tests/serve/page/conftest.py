@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from visiting import HOSTILE, SCRIPT, SMALL, TEXT, Opener, Server, chromium, houses  # noqa: E402
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def started(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server over a folder that is still empty; it comes up while the runs are made."""
     folder = tmp_path_factory.mktemp("served") / "runs"
@@ -28,7 +28,7 @@ def started(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     server.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def runs(started: Server) -> Path:
     """A folder of runs: two language models, a table's, images, a third party's, a damaged and a hostile one."""
     from drawer import Drawer, toy
@@ -63,14 +63,14 @@ def runs(started: Server) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(started: Server, runs: Path) -> Server:
     """The page over the folder of runs."""
     started.wait()
     return started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """The system's Chromium, driven by Playwright."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

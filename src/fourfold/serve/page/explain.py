@@ -56,6 +56,7 @@ class Expression:
                 entry.props["defaultValue"] = self.text
                 label.props["for"] = entry.html_id
                 text(words("expression hint"), "p", "help")
+            self.wanted: list[str] | None = None
             self.names = element("div", "form grid")
             self._fields()
             button(words("explain"), "first").on("click", self._explain)
@@ -87,6 +88,9 @@ class Expression:
             if hasattr(self, "said"):
                 self.said(str(error), "bad")
             return
+        if wanted == self.wanted:
+            return  # what stands in the fields stays
+        self.wanted = wanted
         self.names.clear()
         with self.names:
             for name in wanted:
@@ -117,8 +121,11 @@ class Expression:
     async def _show(self, explained: Any) -> None:
         try:
             explanation = await threads.io_bound(explained)
-        except UserError as error:
+        except Exception as error:
+            self.place.clear()  # an old answer must not stand under a new question
             self.said(str(error), "bad")
+            if not isinstance(error, UserError):
+                raise  # with its trace into the log
             return
         self.said("")
         self.place.clear()
