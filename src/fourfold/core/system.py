@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from fourfold.core.run import Run
 
-NOT_VERBS = {"preview", "pictures", "tables", "begin", "finish"}
-"""Methods that take a run but are asked by the fit, its loop and the report, not by users."""
+NOT_VERBS = {"preview", "pictures", "tables", "begin", "finish", "reader"}
+"""Methods that take a run but are asked by the fit, its loop, the report and other verbs, not by users."""
 
 
 class System(Part):

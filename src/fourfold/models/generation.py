@@ -268,13 +268,23 @@ def generate(
             del past[row][:-window]
         if not any(going) or number == tokens - 1:
             return
-        logits = _advance(decoder, drawn, past, going)
+        logits = advance(decoder, drawn, past, going)
 
 
-def _advance(
+def advance(
     decoder: Decoder, drawn: Sequence[int], past: list[list[int]], going: Sequence[bool]
 ) -> Tensor:
-    """Logits after the drawn tokens; full windows are read anew from the middle."""
+    """Logits after the drawn tokens; full windows are read anew from the middle.
+
+    Args:
+        decoder: has read what precedes.
+        drawn: one more token of each row.
+        past: each row's tokens, those drawn included, as many as the window holds.
+        going: rows that still count.
+
+    Returns:
+        (R, V).
+    """
     full = [row for row, position in enumerate(decoder.positions) if position == decoder.window]
     half = -(-decoder.window // 2)
     if len(full) == len(past):
@@ -352,6 +362,16 @@ def generate_text(
         end=end,
         dtype=dtype,
     )
+    yield from spoken(stream, voices)
+
+
+def spoken(stream: Iterator[tuple[int, int]], voices: Sequence[Voice]) -> Iterator[tuple[int, str]]:
+    """A stream of tokens in text: yields (row, piece) as soon as a piece is certain.
+
+    Args:
+        stream: a generator of (row, token); True is sent back to it when a stop string came.
+        voices: of each row.
+    """
     answer: bool | None = None
     while True:
         try:

@@ -11,39 +11,40 @@ window 128, on 2 cores of an EPYC (nanoGPT as shipped: 2.24): benchmarks/results
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Le, Lt
+from annotated_types import Ge, Lt
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from fourfold.core.errors import UserError
-from fourfold.core.evaluation import held_out, measure
+from fourfold.core.evaluation import held_out
 from fourfold.core.parts import Data
 from fourfold.core.run import Run
 from fourfold.core.system import batchable, system
-from fourfold.core.types import Document, Picture, Score, Source
+from fourfold.core.types import Picture
 from fourfold.data.text import Text, TextData
+from fourfold.data.vocabulary import Vocabulary
 from fourfold.look.figures import picture, subplots
-from fourfold.models.generation import Sampling, Voice, generate_text
+from fourfold.models.generation import Decoder, Sampling, advance, generate
 from fourfold.models.llama import load_llama, save_llama
 from fourfold.models.transformer import Transformer
 from fourfold.objectives.likelihood import NextToken
 from fourfold.optimizers.gradient import Gradient
-from fourfold.tasks.looking import Looking
+from fourfold.tasks.language import LanguageModel, Probability, continuations, text_data
+from fourfold.tasks.reader import Reader
 
-ROWS = 32  # continuations generated, or windows scored, at once
+ROWS = 32  # windows scored at once
 TOLERANCE = 1e-4  # largest difference of logits between a model and its export
-Probability = Annotated[float, Ge(0), Le(1)]
 
 
 @system("gpt", reads="text")
-class GPT(Looking):
+class GPT(LanguageModel):
     """Learn a language from its texts, token after token: a decoder-only Transformer."""
 
     sizes: ClassVar[dict[str, dict[str, Any]]] = {
@@ -152,63 +153,26 @@ class GPT(Looking):
             precision: auto takes float32 where the most likely token must win (temperature 0), otherwise what is faster here.
         """
         data, model = _parts(run)
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt) or [""]
         sampling = Sampling(temperature, top_k, top_p, min_p)
-        base = torch.seed() % 2**31 if seed is None else seed
-        wanted = [(text, number) for text in prompts for number in range(count)]
-        single = len(wanted) == 1
-        for start in range(0, len(wanted), ROWS):
-            some = wanted[start : start + ROWS]
-            said = ["" for _ in some]
-            starts = [_tokens(run, data, text) for text, _ in some]
-            generators = [_generator(run, base, number) for _, number in some]
-            voices = [_voice(data, known, stop) for known in starts]
-            for row, piece in generate_text(
+
+        def stream(starts: list[list[int]], generators: list[torch.Generator]) -> Any:
+            return generate(
                 model,
-                starts,
-                voices,
+                # the end token precedes every document
+                [start or [data.vocabulary.end] for start in starts],
                 tokens=tokens,
                 sampling=sampling,
                 generators=generators,
                 end=data.vocabulary.end,
                 dtype=_dtype(precision, temperature),
-            ):
-                if single:
-                    yield piece
-                said[row] += piece
-            if not single:
-                yield from (f"{text}\n" for text in said)
+            )
 
-    def score(self, run: Run, text: Document) -> Score:
-        """How likely a text is: each token given what precedes it, at least half a window where there is as much.
+        yield from continuations(run, stream, prompt, stop=stop, count=count, seed=seed)
 
-        Args:
-            text: the text; its first token is predicted as that of a new document.
-        """
+    def reader(self, run: Run) -> Reader:
+        """See `LanguageModel.reader`."""
         data, model = _parts(run)
-        tokens = data.vocabulary.encode(text).tolist()
-        if not tokens:
-            raise UserError("text: is empty; there is nothing to score")
-        nats = float(_surprises(model, [data.vocabulary.end, *tokens]).sum())
-        unknown = tokens.count(data.vocabulary.unknown)
-        notes = () if not unknown else (_unknown_note(unknown, len(tokens)),)
-        return _score(nats, len(tokens), len(text.encode("utf-8")), notes)
-
-    def evaluate(self, run: Run, source: Source = None) -> Score:
-        """Measure the run on its own test split, or on other texts, window by window."""
-        data, split, sentence = held_out(run, source)
-        if not isinstance(data, TextData):
-            raise TypeError(f"gpt expects TextData, got {type(data).__name__}")
-        values = measure(run.objective, run.model, data, split, run.device, run.seed)
-        tokens = len(data.tokens(split)) - 1  # the first is the end token before the text
-        notes = (
-            f"{tokens:,} tokens {sentence}, each given what precedes it in its window",
-            *data.summary().get("notes", ()),
-        )
-        score = _score(values["loss"] * tokens, tokens, data.bytes(split), notes)
-        return Score(
-            {"loss": values["loss"], **score.values}, {"loss": "nats/token", **score.units}, notes
-        )
+        return TransformerReader(model, data.vocabulary)
 
     def export(self, run: Run, *, to: Literal["hf"] = "hf", out: Path | None = None) -> Path:
         """Write the model in another library's format; what was written is read back and compared.
@@ -238,19 +202,15 @@ class GPT(Looking):
         run.console.say(f"Read back: logits differ by at most {difference:.2g}")
         return folder
 
-    def preview(self, run: Run) -> str:
-        """A short continuation of nothing, always from the same seed."""
-        return "".join(self.generate(run, tokens=60, seed=0)).strip()
-
     def pictures(self, run: Run) -> Iterator[Picture]:
-        """Loss by position in the window, and a held-out passage with each token's surprise."""
+        """Loss by position in the window, then what every language model shows."""
         data, split, _ = held_out(run)
-        if not isinstance(data, TextData):
-            raise TypeError(f"gpt expects TextData, got {type(data).__name__}")
-        tokens = torch.from_numpy(data.tokens(split)[: 64 * data.window + 1].astype("int64"))
-        if len(tokens) > data.window:
+        tokens = torch.from_numpy(
+            text_data(data).tokens(split)[: 64 * text_data(data).window + 1].astype("int64")
+        )
+        if len(tokens) > text_data(data).window:
             yield _by_position(run, tokens)
-        yield _passage(run, data, tokens[:161].tolist())
+        yield from super().pictures(run)
 
     @classmethod
     def toy(cls) -> tuple[GPT, Any]:
@@ -274,35 +234,43 @@ def _parts(run: Run) -> tuple[TextData, Transformer]:
     return data, model
 
 
-def _tokens(run: Run, data: TextData, text: str) -> list[int]:
-    """A prompt's tokens; the end token, which precedes every document, where there are none."""
-    tokens = data.vocabulary.encode(text).tolist()
-    if unknown := tokens.count(data.vocabulary.unknown):
-        run.console.say(_unknown_note(unknown, len(tokens)))
-    return tokens or [data.vocabulary.end]
-
-
-def _unknown_note(unknown: int, tokens: int) -> str:
-    return f"{unknown} of {tokens} tokens are not in the vocabulary"
-
-
-def _generator(run: Run, seed: int, number: int) -> torch.Generator:
-    """Noise of a prompt's n-th continuation, the same for every prompt: no prompt depends on the others."""
-    return torch.Generator(run.device).manual_seed((seed * 1_000_003 + number) % 2**63)
-
-
 def _dtype(precision: str, temperature: float) -> torch.dtype | None:
     if precision == "auto" and temperature > 0:
         return None  # the faster one here
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
-def _voice(data: TextData, known: Sequence[int], stop: Sequence[str]) -> Voice:
-    decoder = data.vocabulary.decoder()
-    for token in known[-16:]:  # what precedes decides about spaces and half characters
-        if token != data.vocabulary.end:
-            decoder.push(token)
-    return Voice(decoder, stop)
+class TransformerReader(Reader):
+    """Reads with a cache; a full window goes on from its last half. Everything in float32.
+
+    A state is the decoder, the logits of what comes next, and the tokens of each row's window.
+    """
+
+    def __init__(self, model: Transformer, vocabulary: Vocabulary) -> None:
+        self.model, self.vocabulary = model, vocabulary
+
+    def start(self, rows: int = 1) -> Any:
+        """See `Reader.start`."""
+        decoder = Decoder(self.model, rows, torch.float32)
+        past = [[self.vocabulary.end] for _ in range(rows)]
+        return decoder, decoder.read(past), past
+
+    def next(self, state: Any) -> Tensor:
+        """See `Reader.next`."""
+        return state[1].float().log_softmax(-1)
+
+    def push(self, state: Any, tokens: Tensor) -> Any:
+        """See `Reader.push`."""
+        decoder, _, past = state
+        read = tokens.tolist()
+        for row, token in enumerate(read):
+            past[row].append(token)
+            del past[row][: -self.model.window]
+        return decoder, advance(decoder, read, past, [True] * len(past)), past
+
+    def surprises(self, tokens: np.ndarray) -> np.ndarray:
+        """See `Reader.surprises`: at least half a window precedes each token where there is as much."""
+        return _surprises(self.model, tokens.tolist()).numpy()
 
 
 def _surprises(model: Transformer, tokens: Sequence[int]) -> Tensor:
@@ -331,19 +299,6 @@ def _surprises(model: Transformer, tokens: Sequence[int]) -> Tensor:
     return torch.cat(found).cpu().double()
 
 
-def _score(nats: float, tokens: int, size: int, notes: tuple[str, ...]) -> Score:
-    each = nats / tokens
-    values = {
-        "nats_per_token": each,
-        "bits_per_token": each / math.log(2),
-        "bits_per_byte": nats / math.log(2) / size,
-        "perplexity": math.exp(min(each, 700.0)),
-        "tokens": float(tokens),
-    }
-    units = {"nats_per_token": "nats", "bits_per_token": "bits", "bits_per_byte": "bits"}
-    return Score(values, units, notes)
-
-
 def _by_position(run: Run, tokens: Tensor) -> Picture:
     """Mean loss at each place of the window: how much the model gains from what precedes."""
     _, model = _parts(run)
@@ -369,36 +324,3 @@ def _by_position(run: Run, tokens: Tensor) -> Picture:
         f"Mean over {rows} held-out windows: what falls is what the model draws from its context."
     )
     return picture(fig, "Loss by position", caption)
-
-
-def _passage(run: Run, data: TextData, tokens: list[int], columns: int = 88) -> Picture:
-    """Held-out text on the colour of each token's surprise."""
-    _, model = _parts(run)
-    bits = (_surprises(model, tokens) / math.log(2)).tolist()
-    decoder, cells, line, column = data.vocabulary.decoder(), [], 0, 0
-    for token, surprise in zip(tokens[1:], bits, strict=True):
-        for character in decoder.push(token):
-            if character == "\n" or column == columns:
-                line, column = line + 1, 0
-            if character != "\n":
-                cells.append((column, line, character, surprise))
-                column += 1
-    fig, axes = subplots(width=8.8, height=0.9 + 0.22 * (line + 1))
-    top = max(8.0, *bits)
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-    from matplotlib.patches import Rectangle
-
-    shades = ScalarMappable(Normalize(0, top), "YlOrRd")
-    for column, line, character, surprise in cells:
-        axes.add_patch(Rectangle((column, line), 1, 1, color=shades.to_rgba(surprise), linewidth=0))
-        dark = surprise > 0.6 * top
-        axes.text(
-            column + 0.5, line + 0.55, character, ha="center", va="center", fontsize=8,
-            family="monospace", color="white" if dark else "black", parse_math=False,
-        )  # fmt: skip
-    axes.set(xlim=(0, columns), ylim=(line + 1, 0))
-    axes.axis("off")
-    fig.colorbar(shades, ax=axes, orientation="horizontal", label="bits", aspect=60, pad=0.02)
-    caption = "A held-out text; the darker, the less the model expected that token."
-    return picture(fig, "What surprises the model", caption)

@@ -1,0 +1,326 @@
+"""The verbs of every language model: tokens, score, generate, evaluate.
+
+A system subclasses `LanguageModel` and supplies `reader`; the rest follows from what a `Reader` says. The
+measures are those of the field: perplexity is e to the mean surprise of a token, the unknown token counted
+as one entry like any other. Bits per byte divide all bits by the bytes of the text in UTF-8.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import numpy as np
+import torch
+from annotated_types import Ge, Le
+from pydantic import NonNegativeFloat, PositiveInt
+
+from fourfold.core.errors import UserError
+from fourfold.core.evaluation import held_out
+from fourfold.core.parts import Data
+from fourfold.core.run import Run
+from fourfold.core.system import batchable
+from fourfold.core.types import Document, Picture, Score, Source, Table
+from fourfold.data.text import TextData
+from fourfold.data.vocabulary import Vocabulary
+from fourfold.look.language import passage, zipf
+from fourfold.models.generation import Sampling, Voice, spoken
+from fourfold.tasks.looking import Looking
+from fourfold.tasks.reader import Reader as Reader
+from fourfold.tasks.reader import read_on
+
+if TYPE_CHECKING:
+    import polars as pl
+
+ROWS = 32
+"""Continuations made at once."""
+TOP = 20
+"""Entries in the report's table."""
+PASSAGE = 160
+"""Tokens of the held-out passage in the report."""
+Probability = Annotated[float, Ge(0), Le(1)]
+Stream = Callable[[list[list[int]], list[torch.Generator]], Iterator[tuple[int, int]]]
+"""Continues rows of tokens: yields (row, token); sending True back ends that row."""
+
+
+class LanguageModel(Looking):
+    """A system whose runs say how likely each next token of a text is."""
+
+    def reader(self, run: Run) -> Reader:
+        """The trained model as something that reads."""
+        raise NotImplementedError
+
+    def tokens(
+        self, run: Run, text: Document = "", *, numbers: tuple[int, ...] = ()
+    ) -> pl.DataFrame | str:
+        """A text as the model sees it: its tokens with their numbers and counts in the training text; or back.
+
+        Args:
+            text: the text.
+            numbers: tokens to turn into text again, instead of a text.
+        """
+        vocabulary = vocabulary_of(run.data)
+        if numbers:
+            if text:
+                raise UserError(f"tokens: expected a text or numbers, got both ({text[:20]!r})")
+            return _back(vocabulary, numbers)
+        found = vocabulary.encode(text).tolist()
+        if not found:
+            raise UserError("text: is empty; there are no tokens in it")
+        again = vocabulary.decode(found)
+        same = "the same text" if again == text else "another text, as not all of it is known"
+        run.console.say(f"{len(found)} tokens; back again they are {same}: {again[:200]}")
+        import polars as pl
+
+        names = [vocabulary.token(token) for token in found]
+        counts = vocabulary.counts[found].tolist()
+        return pl.DataFrame({"token": names, "number": found, "count": counts})
+
+    def score(self, run: Run, text: Document, *, per_token: bool = False) -> Score | pl.DataFrame:
+        """How likely a text is: each token given all that precedes it, as far as the model looks back.
+
+        Args:
+            text: the text; its first token is predicted as that of a new document.
+            per_token: each token with its surprise, as a table, instead of the sums.
+        """
+        vocabulary = vocabulary_of(run.data)
+        found = vocabulary.encode(text)
+        if not len(found):
+            raise UserError("text: is empty; there is nothing to score")
+        nats = self.reader(run).surprises(np.concatenate([[vocabulary.end], found]))
+        if per_token:
+            return _per_token(vocabulary, found, nats)
+        unknown = int((found == vocabulary.unknown).sum())
+        notes = () if not unknown else (unknown_note(unknown, len(found)),)
+        return language_score(float(nats.sum()), len(found), len(text.encode()), notes)
+
+    def evaluate(self, run: Run, source: Source = None) -> Score:
+        """Measure the run on its own test split, or on other texts, from the first token to the last."""
+        found, split, sentence = held_out(run, source)
+        data = text_data(found)
+        tokens = data.tokens(split)
+        if len(tokens) < 2:
+            raise UserError(f"there is no token {sentence} to measure on")
+        nats = self.reader(run).surprises(np.asarray(tokens, np.int64))
+        notes = (
+            f"{len(nats):,} tokens {sentence}, each given what precedes it",
+            *data.summary().get("notes", ()),
+        )
+        score = language_score(float(nats.sum()), len(nats), data.bytes(split), notes)
+        return Score(
+            {"loss": float(nats.mean()), **score.values},
+            {"loss": "nats/token", **score.units},
+            notes,
+        )
+
+    @batchable("prompt", when=lambda _, given: given.get("count", 1) == 1)
+    def generate(
+        self,
+        run: Run,
+        prompt: str | list[str] = "",
+        *,
+        tokens: PositiveInt = 200,
+        temperature: NonNegativeFloat = 0.8,
+        top_k: PositiveInt | None = None,
+        top_p: Probability | None = None,
+        min_p: Probability | None = None,
+        stop: tuple[str, ...] = (),
+        count: PositiveInt = 1,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """Continue a prompt. A single continuation comes in pieces, as it is made.
+
+        Several (more prompts, or a count) come whole, in order, each ended by a newline. What one
+        prompt is answered does not depend on the others. The unknown token is never drawn.
+
+        Args:
+            prompt: one text or several; an empty one starts a new document.
+            tokens: most tokens to add.
+            temperature: 0 always takes the most likely token; higher is more surprising.
+            top_k: draw from the k most likely tokens only.
+            top_p: draw from the most likely tokens that together have this probability.
+            min_p: draw from tokens at least this share as likely as the most likely one.
+            stop: texts before which to end.
+            count: continuations of each prompt.
+            seed: the same seed gives the same continuations; None gives others each time.
+        """
+        vocabulary = vocabulary_of(run.data)
+        unknown = vocabulary.unknown
+        stream = functools.partial(
+            _read_on,
+            self.reader(run),
+            tokens=tokens,
+            sampling=Sampling(temperature, top_k, top_p, min_p),
+            never=() if unknown is None else (unknown,),
+        )
+        yield from continuations(run, stream, prompt, stop=stop, count=count, seed=seed)
+
+    def preview(self, run: Run) -> str:
+        """A short continuation of nothing, always from the same seed."""
+        return "".join(self.generate(run, tokens=60, seed=0)).strip()
+
+    def pictures(self, run: Run) -> Iterator[Picture]:
+        """How often each entry occurs, and a held-out passage with each token's surprise."""
+        vocabulary = vocabulary_of(run.data)
+        if vocabulary.counts.any():
+            yield zipf(vocabulary.counts, [vocabulary.token(i) for i in range(len(vocabulary))])
+        try:
+            data, split, _ = held_out(run)
+        except UserError:
+            return  # nothing is held out, or the source is gone: the report says so elsewhere
+        tokens = np.asarray(text_data(data).tokens(split)[: PASSAGE + 1], np.int64)
+        if len(tokens) > 1:
+            bits = self.reader(run).surprises(tokens) / math.log(2)
+            yield passage(_pieces(vocabulary, tokens[1:]), bits.tolist())
+
+    def tables(self, run: Run) -> Iterator[Table]:
+        """The most frequent entries of the vocabulary."""
+        yield from super().tables(run)
+        vocabulary = vocabulary_of(run.data)
+        counts, total = vocabulary.counts, int(vocabulary.counts.sum())
+        if total:
+            order = np.argsort(-counts, kind="stable")[:TOP].tolist()
+            rows = tuple(
+                (vocabulary.token(i), i, int(counts[i]), round(float(counts[i]) / total, 6))
+                for i in order
+                if counts[i]
+            )
+            title = f"The {len(rows)} most frequent of {len(vocabulary):,} entries"
+            yield Table(title, ("token", "number", "count", "share"), rows)
+
+
+# --- what systems with ways of their own share ------------------------------------------------------
+
+
+def continuations(
+    run: Run,
+    stream: Stream,
+    prompt: str | list[str],
+    *,
+    stop: Sequence[str],
+    count: int,
+    seed: int | None,
+) -> Iterator[str]:
+    """The texts of `generate`, from a stream of tokens: see there."""
+    vocabulary = vocabulary_of(run.data)
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt) or [""]
+    base = torch.seed() % 2**31 if seed is None else seed
+    wanted = [(text, number) for text in prompts for number in range(count)]
+    single = len(wanted) == 1
+    for begin in range(0, len(wanted), ROWS):
+        some = wanted[begin : begin + ROWS]
+        said = ["" for _ in some]
+        starts = [_prompt(run, vocabulary, text) for text, _ in some]
+        generators = [_generator(run, base, number) for _, number in some]
+        voices = [_voice(vocabulary, known, stop) for known in starts]
+        for row, piece in spoken(stream(starts, generators), voices):
+            if single:
+                yield piece
+            said[row] += piece
+        if not single:
+            yield from (f"{text}\n" for text in said)
+
+
+def language_score(nats: float, tokens: int, size: int, notes: tuple[str, ...]) -> Score:
+    """A text's surprise in the field's measures.
+
+    Args:
+        nats: of all tokens together.
+        tokens: how many there are.
+        size: bytes of the text in UTF-8.
+        notes: sentences beside the numbers.
+    """
+    each = nats / tokens
+    values = {
+        "nats_per_token": each,
+        "bits_per_token": each / math.log(2),
+        "bits_per_byte": nats / math.log(2) / size,
+        "perplexity": math.exp(min(each, 700.0)),
+        "tokens": float(tokens),
+    }
+    units = {"nats_per_token": "nats", "bits_per_token": "bits", "bits_per_byte": "bits"}
+    return Score(values, units, notes)
+
+
+def text_data(data: Data) -> TextData:
+    """Data that is text.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(data, TextData):
+        raise TypeError(f"a language model expects TextData, got {type(data).__name__}")
+    return data
+
+
+def vocabulary_of(data: Data) -> Vocabulary:
+    """The vocabulary of a run's data."""
+    return text_data(data).vocabulary
+
+
+def unknown_note(unknown: int, tokens: int) -> str:
+    """How many tokens of a text the model does not know."""
+    return f"{unknown} of {tokens} tokens are not in the vocabulary"
+
+
+# --- private ----------------------------------------------------------------------------------------
+
+
+def _read_on(
+    reader: Reader,
+    starts: list[list[int]],
+    generators: list[torch.Generator],
+    **options: Any,
+) -> Iterator[tuple[int, int]]:
+    return read_on(reader, starts, generators=generators, **options)
+
+
+def _prompt(run: Run, vocabulary: Vocabulary, text: str) -> list[int]:
+    tokens = cast(list[int], vocabulary.encode(text).tolist())
+    if unknown := tokens.count(-1 if vocabulary.unknown is None else vocabulary.unknown):
+        run.console.say(unknown_note(unknown, len(tokens)))
+    return tokens
+
+
+def _generator(run: Run, seed: int, number: int) -> torch.Generator:
+    """Noise of a prompt's n-th continuation, the same for every prompt: no prompt depends on the others."""
+    return torch.Generator(run.device).manual_seed((seed * 1_000_003 + number) % 2**63)
+
+
+def _voice(vocabulary: Vocabulary, known: Sequence[int], stop: Sequence[str]) -> Voice:
+    decoder = vocabulary.decoder()
+    for token in known[-16:]:  # what precedes decides about spaces and half characters
+        if token != vocabulary.end:
+            decoder.push(token)
+    return Voice(decoder, stop)
+
+
+def _back(vocabulary: Vocabulary, numbers: Sequence[int]) -> str:
+    for number in numbers:
+        if not 0 <= number < len(vocabulary):
+            raise UserError(
+                f"--numbers {number}: expected 0 to {len(vocabulary) - 1}, the vocabulary's entries"
+            )
+    return vocabulary.decode(list(numbers))
+
+
+def _pieces(vocabulary: Vocabulary, tokens: np.ndarray) -> list[str]:
+    """What each token adds to the text."""
+    decoder = vocabulary.decoder()
+    return [decoder.push(token) for token in tokens.tolist()]
+
+
+def _per_token(vocabulary: Vocabulary, tokens: np.ndarray, nats: np.ndarray) -> pl.DataFrame:
+    import polars as pl
+
+    return pl.DataFrame(
+        {
+            "token": [vocabulary.token(token) for token in tokens.tolist()],
+            "number": tokens.tolist(),
+            "bits": nats / math.log(2),
+            "nats": nats,
+            "probability": np.exp(-nats),
+        }
+    )

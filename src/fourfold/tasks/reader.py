@@ -1,0 +1,97 @@
+"""What every language model is to its verbs: something that reads token after token and says what comes next.
+
+Shapes: R texts read at once (rows), V entries of the vocabulary, N tokens.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fourfold.data.vocabulary import Vocabulary
+from fourfold.models.generation import Sampling
+
+
+class Reader(ABC):
+    """A trained model that reads R texts in lockstep.
+
+    Equal calls give equal bits: `next` is deterministic on the same processor, build and number of threads.
+    A state is used once: `push` may change it in place.
+    """
+
+    vocabulary: Vocabulary
+
+    @abstractmethod
+    def start(self, rows: int = 1) -> Any:
+        """The state before the first token of a text: the end token has been read."""
+
+    @abstractmethod
+    def next(self, state: Any) -> Tensor:
+        """What comes next: (R, V) log-probabilities in nats, each row's probabilities sum to one."""
+
+    @abstractmethod
+    def push(self, state: Any, tokens: Tensor) -> Any:
+        """The state once each row has read one more token, (R,) int64."""
+
+    def surprises(self, tokens: np.ndarray) -> np.ndarray:
+        """-log p of tokens[1:] in nats, each given all before it in order; a subclass does it for many at once.
+
+        Args:
+            tokens: (N + 1,) integers, the first is the end token.
+
+        Returns:
+            (N,) float64.
+        """
+        found = np.zeros(len(tokens) - 1)
+        state = self.start()
+        for i, token in enumerate(tokens[1:].tolist()):
+            found[i] = -float(self.next(state)[0, token])
+            state = self.push(state, torch.tensor([token]))
+        return found
+
+
+def read_on(
+    reader: Reader,
+    starts: Sequence[Sequence[int]],
+    *,
+    tokens: int,
+    sampling: Sampling,
+    generators: Sequence[torch.Generator],
+    never: Sequence[int] = (),
+) -> Iterator[tuple[int, int]]:
+    """Continue texts, all rows at once, each as if it were alone.
+
+    Args:
+        reader: the model.
+        starts: the tokens of each text's beginning; may be empty.
+        tokens: most tokens to add to each.
+        sampling: how each is drawn.
+        generators: of each row.
+        never: tokens that are not drawn.
+
+    Yields:
+        (row, token), the end token excluded: it ends a row. Sending True back ends that row.
+    """
+    end, rows = reader.vocabulary.end, len(starts)
+    left = [tokens] * rows
+    place, state = 0, reader.start(rows)
+    while any(left):
+        wanted = [r for r in range(rows) if left[r] and place >= len(starts[r])]
+        read = [start[place] if place < len(start) else end for start in starts]
+        if wanted:
+            said = reader.next(state)[wanted].to(generators[0].device)
+            if never:
+                said = said.index_fill(1, torch.tensor(never, device=said.device), float("-inf"))
+            drawn = sampling.draw(said, [generators[r] for r in wanted])
+            for row, token in zip(wanted, drawn, strict=True):
+                read[row], left[row] = token, left[row] - 1
+                if token == end or (yield row, token):
+                    left[row] = 0
+        if any(left):
+            state = reader.push(state, torch.tensor(read))
+        place += 1
