@@ -3,7 +3,8 @@
 The kernels step the matrices of a `WordVectors` in place, one window at a time, at a rate that falls
 linearly with the words seen. Threads take short stretches of the text from one queue, so that they
 walk through it side by side: where each had a half of its own, what one epoch taught was worse
-(WordSim-353 0.13 in place of 0.19), since the text that is seen last counts most.
+(WordSim-353 0.13 in place of 0.19), since the text that is seen last counts most. On a CUDA GPU its
+programs take the place of the threads (`kernels.word2vec_blocks`).
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Hogwild(Optimizer):
     final_lr: NonNegativeFloat = 1e-4
     """Learning rate at the end; in between it falls linearly with the words seen."""
     threads: PositiveInt | None = None
-    """Threads; None means one for each core. With several, two runs differ a little and resumption is not exact."""
+    """Threads; None means one for each core. With several, or on a GPU, two runs differ a little and resumption is
+    not exact."""
     checkpoint_every: Every = "60s"
     """How often a checkpoint is written."""
     evaluate_every: Every = "20%"
@@ -59,6 +61,10 @@ class Hogwild(Optimizer):
         """
         if not data.size("train"):
             raise UserError("the training split is empty: give more text or a smaller --data.split")
+        if run.device.type not in ("cpu", "cuda"):
+            run.console.say(f"The kernels run on the processor, not on {run.device}")
+            run.device_name = "cpu"
+            model.to("cpu")
         _Search(self, objective, model, data, run).run_to_end()
 
 
@@ -96,7 +102,14 @@ class _Search:
             min(config.final_lr, rate),
             float(self.total),
         )
-        self.threads = config.threads or os.cpu_count() or 1
+        self.blocks: Any = None
+        """On a GPU, what steps the matrices there."""
+        if model.inputs.device.type != "cpu":
+            from fourfold.kernels.word2vec_blocks import Blocks
+
+            matrices = model.inputs.detach(), model.outputs.detach()
+            self.blocks = Blocks(self.corpus, self.tables, self.settings, *matrices)
+        self.threads = 1 if self.blocks else config.threads or os.cpu_count() or 1
         self.seen = np.zeros((self.threads, 8), np.int64)
         self.stats = np.zeros((self.threads, 8))
         seeds = np.random.default_rng([run.seed, 3]).integers(
@@ -161,6 +174,10 @@ class _Search:
         """A round: as many stretches as make up a million words, in order, and never over an epoch's end."""
         in_epoch = self.done % len(self.stretches)
         todo = self.stretches[in_epoch : in_epoch + self.round]
+        if self.blocks is not None:
+            self._advance_block(todo[0][0], todo[-1][1])
+            self.done += len(todo)
+            return
         waiting: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
         for stretch in todo:
             waiting.put(stretch)
@@ -179,6 +196,14 @@ class _Search:
             if failures:
                 raise failures[0]
         self.done += len(todo)
+
+    def _advance_block(self, first: int, last: int) -> None:
+        """A round on the GPU; what chance decides in it depends on the seed and on how far the search is."""
+        seen = int(self.seen[:, 0].sum())
+        seed = int(np.random.default_rng([self.run.seed, 4, self.done]).integers(2**62))
+        losses, predictions = self.blocks.advance(first, last, seen, seed)
+        self.seen[0, 0] += int(self.corpus.ends[last] - self.corpus.ends[first])
+        self.stats[0, :2] += losses, predictions
 
     def _guarded(self, me: int, waiting: Any, failures: list[BaseException]) -> None:
         try:
@@ -219,9 +244,7 @@ class _Search:
     def _evaluate(self) -> None:
         run = self.run
         if self.data.size("valid"):
-            values = measure(
-                self.objective, self.model, self.data, "valid", torch.device("cpu"), run.seed
-            )
+            values = measure(self.objective, self.model, self.data, "valid", run.device, run.seed)
             first = next(iter(values.values()))
             run.metrics.log(step=self.done, **{f"valid.{k}": v for k, v in values.items()})
             run.console.evaluation(self.done, values)
