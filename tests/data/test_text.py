@@ -57,6 +57,27 @@ def test_every_token_is_a_target_once(length: int, window: int, batch: int, epoc
             assert torch.equal(piece["tokens"][:, 1:][known], piece["targets"][:, :-1][known])
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 90), st.integers(1, 12), st.integers(1, 9), st.sampled_from([None, 0, 1]))
+def test_every_prediction_sees_its_whole_context(
+    length: int, window: int, context: int, epoch: int | None
+) -> None:
+    window = min(window, length)
+    options = Text(unit="byte", window=window, context=context, batch=4, split=(1.0, 0.0, 0.0))
+    data = options.open({"text": bytes(n % 127 for n in range(length)).decode()}, seed=3)
+    tokens = data.tokens("train").tolist()
+    before = [data.vocabulary.end] * (context - 1) + tokens
+    for piece in data.batches("train", epoch=epoch):
+        assert piece["tokens"].shape == (len(piece["targets"]), context - 1 + window)
+        for row, wanted in zip(piece["tokens"].tolist(), piece["targets"].tolist(), strict=True):
+            for t, target in enumerate(wanted):
+                if target != IGNORE:  # every byte occurs once after the end token
+                    place = tokens.index(target, 1)
+                    assert row[t : t + context] == before[place - 1 : place - 1 + context]
+    plain = options.model_copy(update={"context": 1}).open({"text": "x" * length}, seed=3)
+    assert plain.count("train", epoch) == data.count("train", epoch)
+
+
 def test_the_first_target_follows_the_end_token_and_padding_does_not_count() -> None:
     data = Text(window=4, batch=8, split=(1.0, 0.0, 0.0)).open({"text": "abcde"})
     [batch] = data.batches("train")

@@ -122,7 +122,9 @@ class Data(ABC):
 class DataOptions(Part, ABC):
     """A data configuration: makes `Data`."""
 
-    loose: ClassVar[frozenset[str]] = frozenset({"batch", "split", "strict", "window", "ordered"})
+    loose: ClassVar[frozenset[str]] = frozenset(
+        {"batch", "split", "strict", "window", "context", "ordered"}
+    )
     """Fields that may change under an old preparation; the others went into it."""
 
     @abstractmethod

@@ -38,6 +38,9 @@ class Text(DataOptions):
     """What a token is. Words are found in any script; bpe is byte-level and trained on the text."""
     window: PositiveInt = 64
     """Tokens per example."""
+    context: PositiveInt = 1
+    """Tokens that precede every prediction at least: a window begins with context - 1 tokens more, which are
+    only read. Before a text the end token stands for them."""
     batch: PositiveInt = 32
     """Windows per micro-batch."""
     vocabulary: PositiveInt | None = None
@@ -104,7 +107,8 @@ class Text(DataOptions):
 class TextData(Indexed):
     """Windows over the tokens of each split; a window never reaches from one split into another.
 
-    A batch is {"tokens": (B, T) int64, "targets": (B, T) int64, the next tokens}. In an epoch the windows of
+    A batch is {"tokens": (B, C - 1 + T) int64, "targets": (B, T) int64, the next tokens}, where C is the context:
+    target t follows token C - 1 + t. In an epoch the windows of
     a split begin at an offset fixed by (seed, epoch), so that they differ from epoch to epoch, and every
     token is a target at most once. In stored order (epoch None) every token is a target exactly once; what
     is missing in the last window has the target -100.
@@ -164,16 +168,17 @@ class TextData(Indexed):
         if isinstance(index, slice):
             index = np.arange(index.start, index.stop)
         offset = 0 if epoch is None else self._offset(split, epoch)
-        places = (index * self.window + offset)[:, None] + np.arange(self.window + 1)  # (B, T + 1)
+        lead = self.options.context - 1
+        starts = (index * self.window + offset)[:, None]
+        places = starts + np.arange(-lead, self.window + 1)  # (B, C + T)
         beyond = places >= len(tokens)
         short = bool(beyond.any())
-        if short:
-            places = np.minimum(places, len(tokens) - 1)
-        windows = tokens[places].astype(np.int64)
-        inputs, targets = windows[:, :-1].copy(), windows[:, 1:].copy()
+        # the first token is the end token, which stands for all that is before it
+        windows = tokens[np.clip(places, 0, len(tokens) - 1)].astype(np.int64)
+        inputs, targets = windows[:, :-1].copy(), windows[:, 1 + lead :].copy()
         if short:
             inputs[beyond[:, :-1]] = self.vocabulary.end
-            targets[beyond[:, 1:]] = IGNORE
+            targets[beyond[:, 1 + lead :]] = IGNORE
         return {"tokens": torch.from_numpy(inputs), "targets": torch.from_numpy(targets)}
 
     def reopen(

@@ -149,9 +149,12 @@ def _without_padding(batch: Batch) -> Batch:
     counted = (targets != IGNORE).any(dim=0).nonzero()
     if not len(counted):
         return batch
-    length = int(counted[-1]) + 1
+    cut = targets.shape[1] - int(counted[-1]) - 1
+    # tokens may be more than targets, where a window begins with context that is only read
     return {
-        name: value[:, :length] if value.shape[:2] == targets.shape else value
+        name: value[:, : value.shape[1] - cut]
+        if name == "tokens" or value.shape[:2] == targets.shape
+        else value
         for name, value in batch.items()
     }
 
