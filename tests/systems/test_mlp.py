@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +163,32 @@ def test_several_labels(tmp_path: Path) -> None:
 def test_a_target_that_is_no_set_of_labels_is_refused() -> None:
     with pytest.raises(fourfold.UserError, match="set of labels"):
         fourfold.fit("multilabel", table(), out=False, target="y")
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+def test_inspect_finds_units_that_are_dead_in_all_members(norm: str) -> None:
+    """Hidden layers are shared: a unit is dead if it is 0 for every row of every member, and alive in one."""
+    random = np.random.default_rng(0)
+    source = {"x": random.normal(size=300), "y": random.normal(size=300)}
+    source["z"] = source["x"] * source["y"]
+    options: dict[str, Any] = {"norm": norm, "dropout": 0.0, "numbers": "plain"}
+    run = fitted(source, target="z", members=8, width=16, epochs=1, **options)
+    model = run.model
+    assert isinstance(model, MLP) and model.members is not None
+
+    def verdict() -> str:
+        return next(s for s in run.inspect().sentences if s.startswith(("Dead", "Rectifiers")))
+
+    told = re.fullmatch(r"Rectifiers: (\d+) of 32 units .*", verdict())
+    assert told and int(told[1]) <= 6  # without normalization a few rest from the start
+    block = model.blocks[1]
+    before = block.linear if norm == "none" else block.norm
+    bias = before.bias.detach().clone()
+    with torch.no_grad():
+        before.bias[:6] = -1e3
+    told = re.match(r"Dead: .* (\d+) of 16 in blocks\.1\.activation;", verdict())
+    assert told and 6 <= int(told[1]) <= 12
+    with torch.no_grad():  # units that rest for one member are alive in the others
+        before.bias.copy_(bias)
+        model.members.scale.view(8, -1)[3] = 0.0
+    assert verdict().startswith("Rectifiers: ")

@@ -214,7 +214,10 @@ class _Hooks:
                 self._remember(value, read)
                 return
             if isinstance(module, (nn.Linear, CHANNELS_FIRST)):
-                self._channels_first = not isinstance(module, nn.Linear)
+                # of (rows, units) the second dimension is the last too, whatever shape follows: rows
+                # may be those of several members, or of positions
+                flat = isinstance(module, nn.Linear) or value is None or value.ndim == 2
+                self._channels_first = not flat
             call = Call(self.names[module], _kind(module), listed == "block", reads=read)
             self._record(call, value)
 
