@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fourfold.core.console import Console
+from fourfold.core.device import seed_generators
 from fourfold.core.errors import Interrupted, UserError
 from fourfold.core.folders import find_run, new_folder
 from fourfold.core.metrics import Metrics
@@ -255,7 +256,7 @@ def _begin(run: Run, source: Any, valid: Any) -> None:
     """Open the data, build the model, write the configuration."""
     other = _other(run.about.get("from"))
     began = time.perf_counter()
-    torch.manual_seed(run.seed)
+    seed_generators(run.seed, run.device)
     if (
         other is not None
         and other.folder is not None
@@ -282,7 +283,7 @@ def _begin(run: Run, source: Any, valid: Any) -> None:
 
 
 def _build(run: Run) -> None:
-    torch.manual_seed(run.seed)
+    seed_generators(run.seed, run.device)
     model = run.system.build(run.data).to(run.device)
     origin = run.about.get("from")
     if origin and not (run.folder and latest_checkpoint(run.folder / "checkpoints")):
@@ -294,7 +295,7 @@ def _build(run: Run) -> None:
     run.model = model
     run.objective = run.system.objective.prepare(run)
     # what building draws depends on the model; the search begins from a state of its own
-    torch.manual_seed(run.seed + 1)
+    seed_generators(run.seed + 1, run.device)
 
 
 def _search(run: Run, tensorboard: bool) -> Run:

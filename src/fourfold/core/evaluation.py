@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fourfold.core.device import seeded
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Data, Objective, Split
 from fourfold.core.run import Run
@@ -42,10 +43,8 @@ def measure(
     kept: dict[str, list[Tensor]] = {}
     training = model.training
     model.eval()
-    devices = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            torch.manual_seed(seed)
+        with seeded(seed, device), torch.no_grad():
             for batch in data.blocks(split, model=model):
                 for name, (total, weight) in objective.measure(
                     model, to_device(batch, device)

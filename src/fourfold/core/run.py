@@ -276,17 +276,19 @@ class Run:
 
     def preview(self) -> str | Picture | None:
         """The system's preview, drawn in evaluation mode without touching the training's generators."""
+        if type(self.system).preview is System.preview:
+            return None  # going over to evaluation and back costs a small network as much as a step
         return self._apart(lambda: self.system.preview(self))
 
     def _apart(self, call: Any) -> Any:
         import torch
 
+        from fourfold.core.device import seeded
+
         training = self.model.training
         self.model.eval()
-        devices = [self.device] if self.device.type == "cuda" else []
         try:
-            with torch.random.fork_rng(devices=devices), torch.no_grad():
-                torch.manual_seed(self.seed)
+            with seeded(self.seed, self.device), torch.no_grad():
                 return call()
         finally:
             self.model.train(training)
