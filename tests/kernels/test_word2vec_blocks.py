@@ -200,7 +200,7 @@ def test_triton_steps_as_torch_does(loss: str, algorithm: str, mean: bool, width
     tables = blocks.Looked.of(objective.tables(np.ones(words, np.float32)), torch.device("cuda"))
     block = blocks.draw(corpus_of(20_000, words), 0, 5, tables, settings, 3)
     found, losses = [], []
-    rate = 1e-4
+    rate = 5e-5
     for run in (blocks.step, word2vec_triton.step):
         matrices = [m.detach().clone() for m in (model.inputs, model.outputs)]
         total, predictions = run(block, tables, settings, *matrices, (rate, rate / 2))
