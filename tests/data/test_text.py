@@ -336,7 +336,7 @@ def test_tokens_are_encoded_once(tight: Path, monkeypatch: pytest.MonkeyPatch) -
     (tight / "a.txt").write_text(LINES)
     options = Text(unit="bpe", window=8)
     first = options.open(tight / "a.txt")
-    folder = cache_folder() / "tokens" / first.fingerprint
+    folder = cache_folder() / "tokens" / f"{first.fingerprint}-2"
     assert sorted(p.name for p in folder.iterdir()) == [
         "counts.npy",
         "measures.json",

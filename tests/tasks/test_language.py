@@ -15,6 +15,7 @@ import fourfold
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.core.types import Score
+from fourfold.data.spelling import Spelling
 from fourfold.data.text import Text
 from fourfold.data.vocabulary import Vocabulary
 from fourfold.models.generation import Sampling
@@ -136,3 +137,34 @@ def test_the_report_shows_the_vocabulary(run: Run) -> None:
     assert titles[-2:] == ["How often each entry occurs", "What surprises the model"]
     table = next(iter(run.system.tables(run)))
     assert table.rows[0][0] == "the" and table.rows[0][2] == run.data.vocabulary.counts.max()  # type: ignore[attr-defined]
+
+
+def test_an_unknown_word_costs_its_spelling_per_byte_only(run: Run) -> None:
+    vocabulary = run.data.vocabulary  # type: ignore[attr-defined]
+    text = "the zebra sat on the quay."
+    score, each = run.score(text), run.score(text, per_token=True)
+    assert isinstance(score, Score) and isinstance(each, pl.DataFrame)
+    assert each["token"].to_list().count("<unk>") == 2 and "".join(each["text"]) == text
+    spelling = Spelling(vocabulary).bits(["zebra", "quay"])
+    assert score["bits_per_byte"] == pytest.approx((each["bits"].sum() + spelling) / len(text))
+    assert score["perplexity"] == pytest.approx(math.exp(each["nats"].mean()))
+    assert "2 of 7 tokens" in score.notes[0] and "spelling" in score.notes[0]
+    other = run.evaluate({"text": [text]})
+    assert other["bits_per_byte"] == pytest.approx(score["bits_per_byte"], rel=1e-6)
+    assert other["perplexity"] == pytest.approx(score["perplexity"], rel=1e-6)
+
+
+def test_white_space_that_is_not_counted_is_told() -> None:
+    toy, _ = GPT.toy()
+    system = toy.model_copy(update={"data": Text(unit="space", window=8)})
+    run = fourfold.fit(system, {"text": [LESSON * 120]}, out=False)
+    assert run.score("the cat sat\n").notes == ()
+    assert "white space" in run.score("the  cat sat").notes[0]
+
+
+def test_what_became_unknown_is_in_the_report() -> None:
+    toy, _ = GPT.toy()
+    system = toy.model_copy(update={"data": Text(unit="word", window=8, vocabulary=8)})
+    run = fourfold.fit(system, {"text": [LESSON * 120]}, out=False)
+    tables = {table.title: table for table in run.system.tables(run)}
+    assert len(tables["What became unknown"].rows) == 4

@@ -71,7 +71,8 @@ class Subwords(Vocabulary):
         description = json.loads(tokenizer.to_str())
         name = description["model"].get("unk_token")
         self.unknown = tokenizer.token_to_id(name) if isinstance(name, str) else None
-        self.whole_documents = not _byte_level(description)
+        self.lossless = _byte_level(description)
+        self.whole_documents = not self.lossless
         tokenizer.encode_special_tokens = True
         if getattr(tokenizer.model, "dropout", None):
             tokenizer.model.dropout = None  # drawn anew on every call otherwise
@@ -149,12 +150,28 @@ class Subwords(Vocabulary):
         flat = np.concatenate(tokens) if tokens else np.zeros(0, np.uint32)
         return flat, np.array([len(t) for t in tokens], np.int64)
 
-    def decode(self, tokens: Any) -> str:
+    def encode_spelled(
+        self, texts: Sequence[str], before: Sequence[str] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        tokens, lengths = self.encode_many(texts, before)
+        if self.unknown is None or not (tokens == self.unknown).any():
+            return tokens, lengths, []
+        spelled = []
+        for text in texts:  # offsets are only asked for where something is unknown
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
+            spelled += [
+                text[begin:end]
+                for token, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True)
+                if token == self.unknown
+            ]
+        return tokens, lengths, spelled
+
+    def decode(self, tokens: Any, spelled: Sequence[str] = ()) -> str:
         """See `Vocabulary.decode`."""
-        if self.whole_documents:
+        if self.whole_documents and not any(spelled):
             numbers = np.asarray(tokens).reshape(-1).tolist()
             return self._tokenizer.decode(numbers, skip_special_tokens=False)
-        return super().decode(tokens)
+        return super().decode(tokens, spelled)
 
     def decoder(self) -> Decoder:
         if self.whole_documents:

@@ -19,6 +19,7 @@ from fourfold.core.state import write_text
 from fourfold.data.catalog import cache_folder
 from fourfold.data.corpus import LONGEST, SPLITS, Corpus, Part, parts, plan_split, whole_documents
 from fourfold.data.loading import Indexed
+from fourfold.data.spaced import Jieba, Spaced
 from fourfold.data.subwords import Subwords
 from fourfold.data.text_sources import find_origins
 from fourfold.data.tokens import Measures, encode_splits
@@ -26,6 +27,10 @@ from fourfold.data.vocabulary import Bytes, Characters, Vocabulary
 from fourfold.data.words import Words
 
 FORMAT = 1
+WORDS: dict[str, type[Words | Spaced | Jieba]] = {
+    kind.unit: kind for kind in (Words, Spaced, Jieba)
+}
+"""Vocabularies of words, by unit."""
 IGNORE = -100
 """Target of positions that do not count."""
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -34,8 +39,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Text(DataOptions):
     """Windows of tokens from texts."""
 
-    unit: Literal["byte", "character", "word", "bpe"] = "character"
-    """What a token is. Words are found in any script; bpe is byte-level and trained on the text."""
+    unit: Literal["byte", "character", "word", "space", "jieba", "bpe"] = "character"
+    """What a token is. Words are found in any script; space takes what stands between spaces, and the line's
+    end, in corpora that are cut already; jieba cuts Chinese; bpe is byte-level and trained on the text."""
     window: PositiveInt = 64
     """Tokens per example."""
     context: PositiveInt = 1
@@ -145,6 +151,15 @@ class TextData(Indexed):
         """UTF-8 bytes of the text behind a split's tokens, for bits per byte."""
         return self._measures.bytes[split]
 
+    def spelling(self, split: Split) -> float:
+        """Bits that spelling a split's unknown words takes, beside those of the unknown token itself."""
+        return self._measures.spelling[split]
+
+    @property
+    def unknown_words(self) -> dict[str, int]:
+        """The most frequent words outside the vocabulary in all splits, with their counts."""
+        return self._measures.unknown_words
+
     def size(self, split: Split) -> int:
         """Windows in the split, the short one at its end included."""
         return -(-self._measures.tokens[split] // self.window)
@@ -206,7 +221,11 @@ class TextData(Indexed):
         measures = self._measures
         return {
             **{k: v for k, v in self._about.items() if k != "notes"},
-            **{name: dict(values) for name, values in vars(measures).items()},
+            **{
+                name: dict(values)
+                for name, values in vars(measures).items()
+                if name not in ("spelling", "unknown_words")
+            },
             "unit": self.vocabulary.unit,
             "vocabulary": len(self.vocabulary),
             "window": self.window,
@@ -257,7 +276,8 @@ def _open(
     key = [FORMAT, vocabulary.digest, seed, shares, [c.digest for c in corpora]]
     fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     small = all(corpus.fits for corpus in corpora)
-    folder = None if small else cache_folder() / "tokens" / fingerprint
+    # the 2: what is measured beside the tokens has grown since the first form
+    folder = None if small else cache_folder() / "tokens" / f"{fingerprint}-2"
     joined = whole_documents(stream()) if vocabulary.whole_documents else stream()
     encoded = encode_splits(joined, vocabulary, folder)
     if learned:
@@ -312,8 +332,8 @@ def _learn(options: Text, stream: Any, characters: int) -> Vocabulary:
         return Subwords.read(Path(options.tokenizer))
     if options.unit == "character":
         return Characters.learn(texts, options.vocabulary, options.min_count)
-    if options.unit == "word":
-        return Words.learn(texts, options.vocabulary, options.min_count)
+    if options.unit in WORDS:
+        return WORDS[options.unit].learn(texts, options.vocabulary, options.min_count)
     if options.unit == "bpe":
         return Subwords.learn(texts, options.vocabulary, options.min_count, characters)
     if options.vocabulary not in (None, len(Bytes())):
@@ -330,10 +350,13 @@ def _load_vocabulary(folder: Path) -> Vocabulary:
     stored = json.loads(path.read_text(encoding="utf-8"))
     if stored["unit"] == Bytes.unit:
         return Bytes()
-    kinds = {Characters.unit: Characters, Words.unit: Words}
+    kinds: dict[str, type[Vocabulary]] = {Characters.unit: Characters, **WORDS}
     if stored["unit"] not in kinds:
         raise UserError(f"{path}: unknown unit {stored['unit']!r}{nearest(stored['unit'], kinds)}")
-    return kinds[stored["unit"]](stored["entries"])
+    kind, entries = kinds[stored["unit"]], stored["entries"]
+    if kind is Spaced:
+        return Spaced(entries, padded=bool(stored["padded"]))
+    return kind(entries)  # type: ignore[call-arg]
 
 
 def _whole_document_notes(vocabulary: Vocabulary, corpora: list[Corpus]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,10 +17,15 @@ from fourfold.core.errors import UserError
 from fourfold.core.parts import Split
 from fourfold.core.state import full_disk
 from fourfold.data.corpus import SPLITS, Part
+from fourfold.data.spelling import Spelling
 from fourfold.data.vocabulary import Vocabulary
 
 BATCH = 1 << 20
 """Characters encoded at once."""
+NAMED = 20
+"""Unknown words that are told by name."""
+REMEMBERED = 1 << 18
+"""Different unknown words whose counts are kept on the way; beyond, the rarer half is forgotten."""
 
 
 def _zeros() -> dict[Split, int]:
@@ -39,6 +45,10 @@ class Measures:
     """Documents or shares of one."""
     unknown: dict[Split, int] = field(default_factory=_zeros)
     """Tokens that are not in the vocabulary."""
+    spelling: dict[Split, float] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0.0))
+    """Bits that spelling those takes: see `fourfold.data.spelling`."""
+    unknown_words: dict[str, int] = field(default_factory=dict)
+    """The most frequent of them in all splits, with their counts."""
 
 
 @dataclass
@@ -126,6 +136,8 @@ def _encode(
     """Hand the tokens of each split to `emit(split, tokens)` in order, and measure them."""
     measures, counts = Measures(), np.zeros(len(vocabulary), np.int64)
     dtype = dtype_of(vocabulary)
+    unknown: Counter[str] = Counter()
+    spelling: dict[Split, Spelling] = {}
     for split in SPLITS:
         emit(split, np.array([vocabulary.end], dtype))
 
@@ -134,8 +146,14 @@ def _encode(
             mine = [part for part in batch if part.split == split]
             if not mine:
                 continue
-            tokens = _encode_parts(mine, vocabulary).astype(dtype)
+            tokens, spelled = _encode_parts(mine, vocabulary)
+            tokens = tokens.astype(dtype)
             emit(split, tokens)
+            if spelled:
+                if split not in spelling:
+                    spelling[split] = Spelling(vocabulary)
+                measures.spelling[split] += spelling[split].bits(spelled)
+                _count(unknown, spelled)
             measures.tokens[split] += len(tokens)
             measures.characters[split] += sum(len(p.text) for p in mine)
             measures.bytes[split] += sum(
@@ -156,11 +174,24 @@ def _encode(
             flush(batch)
             batch, waiting = [], 0
     flush(batch)
+    measures.unknown_words = dict(unknown.most_common(NAMED))
     return measures, counts
 
 
-def _encode_parts(parts: list[Part], vocabulary: Vocabulary) -> np.ndarray:
-    tokens, lengths = vocabulary.encode_many([p.text for p in parts], [p.before for p in parts])
+def _count(unknown: Counter[str], spelled: list[str]) -> None:
+    unknown.update(word for word in spelled if word)
+    if len(unknown) > REMEMBERED:
+        kept = unknown.most_common(REMEMBERED // 2)
+        unknown.clear()
+        unknown.update(dict(kept))
+
+
+def _encode_parts(parts: list[Part], vocabulary: Vocabulary) -> tuple[np.ndarray, list[str]]:
+    tokens, lengths, spelled = vocabulary.encode_spelled(
+        [p.text for p in parts], [p.before for p in parts]
+    )
     ends = np.cumsum(lengths)[[p.closes for p in parts]]
     # integers widen first: a byte vocabulary's end token does not fit a byte
-    return np.insert(tokens.astype(np.uint32), ends, vocabulary.end) if len(ends) else tokens
+    if len(ends):
+        tokens = np.insert(tokens.astype(np.uint32), ends, vocabulary.end)
+    return tokens, spelled

@@ -35,6 +35,10 @@ class Decoder(ABC):
     def push(self, token: int) -> str:
         """The text that is certain once this token has come; may be empty."""
 
+    def spell(self, text: str) -> str:
+        """The text that is certain once an unknown token has come that stands for `text`."""
+        return text
+
     def finish(self) -> str:
         """What was held back, with U+FFFD for bytes that never became a character."""
         return ""
@@ -50,6 +54,8 @@ class Vocabulary(ABC):
     """Token for what is not in the vocabulary; None where everything is."""
     whole_documents: bool = False
     """Whether a document must not be encoded in pieces."""
+    lossless: bool = True
+    """Whether every text comes back, from its tokens and the spellings of those that are unknown."""
     counts: np.ndarray
     """(V,) int64, how often each entry occurs in the training split."""
 
@@ -74,15 +80,40 @@ class Vocabulary(ABC):
         """The tokens of a text, (N,) int64; never the end token."""
         return self.encode_many([text])[0].astype(np.int64)
 
+    def encode_spelled(
+        self, texts: Sequence[str], before: Sequence[str] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """As `encode_many`, and what each unknown token stands for, in order.
+
+        A text may write the unknown token itself, as word corpora do; it stands for "" then.
+        """
+        tokens, lengths = self.encode_many(texts, before)
+        if self.unknown is not None and (tokens == self.unknown).any():
+            raise NotImplementedError(f"{type(self).__name__} does not say what is unknown")
+        return tokens, lengths, []
+
+    def spellings(self) -> Sequence[str]:
+        """What the entries look like, for a guess at how unknown ones are spelled; the special ones excluded."""
+        return ()
+
     @abstractmethod
     def decoder(self) -> Decoder:
         """A fresh decoder for tokens that come one by one."""
 
-    def decode(self, tokens: Any) -> str:
-        """The text of some tokens: a list, array or CPU tensor of integers."""
-        decoder = self.decoder()
-        pushed = [decoder.push(token) for token in np.asarray(tokens).reshape(-1).tolist()]
-        return "".join(pushed) + decoder.finish()
+    def decode(self, tokens: Any, spelled: Sequence[str] = ()) -> str:
+        """The text of some tokens.
+
+        Args:
+            tokens: a list, array or CPU tensor of integers.
+            spelled: what each unknown token stands for, in order, from `encode_spelled`; "" or nothing
+                leaves the unknown token's own name.
+        """
+        decoder, words = self.decoder(), iter(spelled)
+        said = []
+        for token in np.asarray(tokens).reshape(-1).tolist():
+            word = next(words, "") if token == self.unknown else ""
+            said.append(decoder.spell(word) if word else decoder.push(token))
+        return "".join(said) + decoder.finish()
 
     @abstractmethod
     def token(self, number: int) -> str:
@@ -240,6 +271,16 @@ class Characters(Vocabulary):
     ) -> tuple[np.ndarray, np.ndarray]:
         codes = np.minimum(_code_points(texts), len(self._table) - 1)
         return self._table[codes], np.array([len(text) for text in texts], np.int64)
+
+    def encode_spelled(
+        self, texts: Sequence[str], before: Sequence[str] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        tokens, lengths = self.encode_many(texts, before)
+        codes = _code_points(texts)[tokens == self.unknown]
+        return tokens, lengths, [chr(code) for code in codes.tolist()]
+
+    def spellings(self) -> Sequence[str]:
+        return self.entries[2:]
 
     def decoder(self) -> Decoder:
         return _CharacterDecoder(self.entries)

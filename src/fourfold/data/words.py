@@ -17,7 +17,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -64,6 +64,59 @@ def split_words(text: str, before: str = "") -> list[str]:
     return _pattern().findall(before + text, len(before))
 
 
+@functools.cache
+def _beginning() -> re.Pattern[str]:
+    return re.compile(rf"{UNKNOWN}|(?![{_UNSPACED}])[{_letter()}]")
+
+
+def begins_word(entry: str) -> bool:
+    """Whether one space before it is understood."""
+    return _beginning().match(entry) is not None
+
+
+def frequent(
+    pieces: Iterable[Iterable[str]],
+    without: Sequence[str],
+    size: int | None,
+    *,
+    special: int,
+    min_count: int,
+) -> list[str]:
+    """The words that occur often enough, most frequent first, equally frequent ones by their letters.
+
+    Args:
+        pieces: the words of each piece of the training split.
+        without: words that are special ones.
+        size: entries of the vocabulary, the special ones included; None takes all.
+        special: how many special ones there are.
+        min_count: how often a word must occur.
+
+    Raises:
+        UserError: see `limit`.
+    """
+    counts: Counter[str] = Counter()
+    for words in pieces:
+        counts.update(words)
+    for word in without:
+        counts.pop(word, None)
+    known = [(word, count) for word, count in counts.items() if count >= min_count]
+    known.sort(key=lambda pair: (-pair[1], pair[0]))
+    words = [word for word, _ in known]
+    return limit(words, size, special=special, what="words", min_count=min_count)
+
+
+def numbered(
+    texts: Sequence[list[str]], numbers: Mapping[str, int], unknown: int
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Texts that are cut into units as their numbers: see `Vocabulary.encode_spelled`."""
+    flat = list(itertools.chain.from_iterable(texts))
+    found = map(numbers.get, flat, itertools.repeat(unknown))
+    tokens = np.fromiter(found, np.uint32, len(flat))
+    missing = [flat[place] for place in np.flatnonzero(tokens == unknown).tolist()]
+    lengths = np.array([len(text) for text in texts], np.int64)
+    return tokens, lengths, ["" if word == UNKNOWN else word for word in missing]
+
+
 class _WordDecoder(Decoder):
     def __init__(self, vocabulary: Words) -> None:
         self.vocabulary = vocabulary
@@ -79,6 +132,11 @@ class _WordDecoder(Decoder):
         self.joined = token == words.end or text.isspace()
         return space + text
 
+    def spell(self, text: str) -> str:
+        space = "" if self.joined or not begins_word(text) else " "
+        self.joined = text.isspace()
+        return space + text
+
 
 class Words(Vocabulary):
     """Words, most frequent first after the end token 0, the unknown token 1 and <join> 2."""
@@ -90,22 +148,14 @@ class Words(Vocabulary):
         self.entries = [END, UNKNOWN, JOIN, *words]
         self.counts = np.zeros(len(self.entries), np.int64)
         self._numbers = {word: number for number, word in enumerate(self.entries) if number > 0}
-        letter = re.compile(rf"{UNKNOWN}|(?![{_UNSPACED}])[{_letter()}]")
         # whether one space before it is understood
-        self.spaced = [letter.match(entry) is not None for entry in self.entries]
+        self.spaced = [begins_word(entry) for entry in self.entries]
 
     @classmethod
     def learn(cls, texts: Texts, size: int | None, min_count: int) -> Words:
         """Those words of the training split that occur often enough."""
-        counts: Counter[str] = Counter()
-        for text, before in texts():
-            counts.update(split_words(text, before))
-        for special in (JOIN, UNKNOWN):
-            counts.pop(special, None)
-        known = [(word, count) for word, count in counts.items() if count >= min_count]
-        known.sort(key=lambda pair: (-pair[1], pair[0]))
-        words = [word for word, _ in known]
-        return cls(limit(words, size, special=3, what="words", min_count=min_count))
+        pieces = (split_words(text, before) for text, before in texts())
+        return cls(frequent(pieces, (JOIN, UNKNOWN), size, special=3, min_count=min_count))
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -113,14 +163,19 @@ class Words(Vocabulary):
     def encode_many(
         self, texts: Sequence[str], before: Sequence[str] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        numbers, lengths = [], []
-        for text, character in zip(texts, before or itertools.repeat(""), strict=False):
-            words = split_words(text, character)
-            found = map(self._numbers.get, words, itertools.repeat(self.unknown))
-            numbers.append(np.fromiter(found, np.uint32, len(words)))
-            lengths.append(len(words))
-        flat = np.concatenate(numbers) if numbers else np.zeros(0, np.uint32)
-        return flat, np.array(lengths, np.int64)
+        return self.encode_spelled(texts, before)[:2]
+
+    def encode_spelled(
+        self, texts: Sequence[str], before: Sequence[str] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        found = [
+            split_words(text, character)
+            for text, character in zip(texts, before or itertools.repeat(""), strict=False)
+        ]
+        return numbered(found, self._numbers, self.unknown)
+
+    def spellings(self) -> Sequence[str]:
+        return self.entries[3:]
 
     def decoder(self) -> Decoder:
         return _WordDecoder(self)

@@ -2,7 +2,9 @@
 
 A system subclasses `LanguageModel` and supplies `reader`; the rest follows from what a `Reader` says. The
 measures are those of the field: perplexity is e to the mean surprise of a token, the unknown token counted
-as one entry like any other. Bits per byte divide all bits by the bytes of the text in UTF-8.
+as one entry like any other. Bits per byte divide all bits by the bytes of the text in UTF-8, and there an
+unknown word costs its spelling too (`data.spelling`), so that a small vocabulary makes no text shorter: they
+are what `compress` writes.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from fourfold.core.parts import Data
 from fourfold.core.run import Run
 from fourfold.core.system import batchable
 from fourfold.core.types import Document, Picture, Score, Source, Table
+from fourfold.data.spelling import Spelling
 from fourfold.data.text import TextData
 from fourfold.data.vocabulary import Vocabulary
 from fourfold.look.language import passage, zipf
@@ -66,17 +69,16 @@ class LanguageModel(Looking):
             if text:
                 raise UserError(f"tokens: expected a text or numbers, got both ({text[:20]!r})")
             return _back(vocabulary, numbers)
-        found = vocabulary.encode(text).tolist()
-        if not found:
+        found, _, spelled = vocabulary.encode_spelled([text])
+        if not len(found):
             raise UserError("text: is empty; there are no tokens in it")
         again = vocabulary.decode(found)
         same = "the same text" if again == text else "another text, as not all of it is known"
         run.console.say(f"{len(found)} tokens; back again they are {same}: {again[:200]}")
         import polars as pl
 
-        names = [vocabulary.token(token) for token in found]
-        counts = vocabulary.counts[found].tolist()
-        return pl.DataFrame({"token": names, "number": found, "count": counts})
+        shown = _named(vocabulary, found, spelled)
+        return pl.DataFrame({**shown, "count": vocabulary.counts[found.astype(np.int64)]})
 
     def score(self, run: Run, text: Document, *, per_token: bool = False) -> Score | pl.DataFrame:
         """How likely a text is: each token given all that precedes it, as far as the model looks back.
@@ -86,15 +88,22 @@ class LanguageModel(Looking):
             per_token: each token with its surprise, as a table, instead of the sums.
         """
         vocabulary = vocabulary_of(run.data)
-        found = vocabulary.encode(text)
+        found, _, spelled = vocabulary.encode_spelled([text])
         if not len(found):
             raise UserError("text: is empty; there is nothing to score")
-        nats = self.reader(run).surprises(np.concatenate([[vocabulary.end], found]))
+        nats = self.reader(run).surprises(
+            np.concatenate([[vocabulary.end], found.astype(np.int64)])
+        )
         if per_token:
-            return _per_token(vocabulary, found, nats)
-        unknown = int((found == vocabulary.unknown).sum())
-        notes = () if not unknown else (unknown_note(unknown, len(found)),)
-        return language_score(float(nats.sum()), len(found), len(text.encode()), notes)
+            return _per_token(vocabulary, found, spelled, nats)
+        bits = Spelling(vocabulary).bits(spelled) if spelled else 0.0
+        notes = [_unknown_note(len(spelled), len(found), bits)] if spelled else []
+        if not vocabulary.lossless and vocabulary.decode(found, spelled) != text:
+            notes.append(
+                "the text's white space is not all kept by its tokens, and not all counted"
+            )
+        size = len(text.encode())
+        return language_score(float(nats.sum()), len(found), size, tuple(notes), spelling=bits)
 
     def evaluate(self, run: Run, source: Source = None) -> Score:
         """Measure the run on its own test split, or on other texts, from the first token to the last."""
@@ -108,7 +117,11 @@ class LanguageModel(Looking):
             f"{len(nats):,} tokens {sentence}, each given what precedes it",
             *data.summary().get("notes", ()),
         )
-        score = language_score(float(nats.sum()), len(nats), data.bytes(split), notes)
+        bits = data.spelling(split)
+        if bits:
+            notes = (*notes, f"spelling the unknown ones takes {bits:,.0f} of the bits")
+        size = data.bytes(split)
+        score = language_score(float(nats.sum()), len(nats), size, notes, spelling=bits)
         return Score(
             {"loss": float(nats.mean()), **score.values},
             {"loss": "nats/token", **score.units},
@@ -173,10 +186,10 @@ class LanguageModel(Looking):
         tokens = np.asarray(text_data(data).tokens(split)[: PASSAGE + 1], np.int64)
         if len(tokens) > 1:
             bits = self.reader(run).surprises(tokens) / math.log(2)
-            yield passage(_pieces(vocabulary, tokens[1:]), bits.tolist())
+            yield passage(list(_pieces(vocabulary, tokens[1:])), bits.tolist())
 
     def tables(self, run: Run) -> Iterator[Table]:
-        """The most frequent entries of the vocabulary."""
+        """The most frequent entries of the vocabulary, and the most frequent words outside it."""
         yield from super().tables(run)
         vocabulary = vocabulary_of(run.data)
         counts, total = vocabulary.counts, int(vocabulary.counts.sum())
@@ -189,6 +202,8 @@ class LanguageModel(Looking):
             )
             title = f"The {len(rows)} most frequent of {len(vocabulary):,} entries"
             yield Table(title, ("token", "number", "count", "share"), rows)
+        if unknown := text_data(run.data).unknown_words:
+            yield Table("What became unknown", ("word", "count"), tuple(unknown.items()))
 
 
 # --- what systems with ways of their own share ------------------------------------------------------
@@ -223,7 +238,9 @@ def continuations(
             yield from (f"{text}\n" for text in said)
 
 
-def language_score(nats: float, tokens: int, size: int, notes: tuple[str, ...]) -> Score:
+def language_score(
+    nats: float, tokens: int, size: int, notes: tuple[str, ...], *, spelling: float = 0.0
+) -> Score:
     """A text's surprise in the field's measures.
 
     Args:
@@ -231,12 +248,13 @@ def language_score(nats: float, tokens: int, size: int, notes: tuple[str, ...]) 
         tokens: how many there are.
         size: bytes of the text in UTF-8.
         notes: sentences beside the numbers.
+        spelling: bits for the spelling of unknown words, which count per byte only.
     """
     each = nats / tokens
     values = {
         "nats_per_token": each,
         "bits_per_token": each / math.log(2),
-        "bits_per_byte": nats / math.log(2) / size,
+        "bits_per_byte": (nats / math.log(2) + spelling) / size,
         "perplexity": math.exp(min(each, 700.0)),
         "tokens": float(tokens),
     }
@@ -260,12 +278,12 @@ def vocabulary_of(data: Data) -> Vocabulary:
     return text_data(data).vocabulary
 
 
-def unknown_note(unknown: int, tokens: int) -> str:
-    """How many tokens of a text the model does not know."""
-    return f"{unknown} of {tokens} tokens are not in the vocabulary"
-
-
 # --- private ----------------------------------------------------------------------------------------
+
+
+def _unknown_note(unknown: int, tokens: int, bits: float = 0.0) -> str:
+    said = f"{unknown} of {tokens} tokens are not in the vocabulary"
+    return said + (f"; spelling them takes {bits:,.0f} of the bits" if bits else "")
 
 
 def _read_on(
@@ -280,7 +298,7 @@ def _read_on(
 def _prompt(run: Run, vocabulary: Vocabulary, text: str) -> list[int]:
     tokens = cast(list[int], vocabulary.encode(text).tolist())
     if unknown := tokens.count(-1 if vocabulary.unknown is None else vocabulary.unknown):
-        run.console.say(unknown_note(unknown, len(tokens)))
+        run.console.say(_unknown_note(unknown, len(tokens)))
     return tokens
 
 
@@ -306,21 +324,29 @@ def _back(vocabulary: Vocabulary, numbers: Sequence[int]) -> str:
     return vocabulary.decode(list(numbers))
 
 
-def _pieces(vocabulary: Vocabulary, tokens: np.ndarray) -> list[str]:
+def _pieces(
+    vocabulary: Vocabulary, tokens: np.ndarray, spelled: Sequence[str] = ()
+) -> Iterator[str]:
     """What each token adds to the text."""
-    decoder = vocabulary.decoder()
-    return [decoder.push(token) for token in tokens.tolist()]
+    decoder, words = vocabulary.decoder(), iter(spelled)
+    for token in tokens.tolist():
+        word = next(words, "") if token == vocabulary.unknown else ""
+        yield decoder.spell(word) if word else decoder.push(token)
 
 
-def _per_token(vocabulary: Vocabulary, tokens: np.ndarray, nats: np.ndarray) -> pl.DataFrame:
+def _named(vocabulary: Vocabulary, tokens: np.ndarray, spelled: Sequence[str]) -> dict[str, Any]:
+    """Columns that say what tokens are."""
+    return {
+        "text": list(_pieces(vocabulary, tokens, spelled)),
+        "token": [vocabulary.token(token) for token in tokens.tolist()],
+        "number": tokens.astype(np.int64),
+    }
+
+
+def _per_token(
+    vocabulary: Vocabulary, tokens: np.ndarray, spelled: Sequence[str], nats: np.ndarray
+) -> pl.DataFrame:
     import polars as pl
 
-    return pl.DataFrame(
-        {
-            "token": [vocabulary.token(token) for token in tokens.tolist()],
-            "number": tokens.tolist(),
-            "bits": nats / math.log(2),
-            "nats": nats,
-            "probability": np.exp(-nats),
-        }
-    )
+    measured = {"bits": nats / math.log(2), "nats": nats, "probability": np.exp(-nats)}
+    return pl.DataFrame({**_named(vocabulary, tokens, spelled), **measured})
