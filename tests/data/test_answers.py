@@ -141,6 +141,24 @@ def test_whole_numbers_are_classes_or_numbers() -> None:
     assert Tabular(target="yes", target_kind="number").open(yes).target.kind == "number"
 
 
+def test_measured_numbers_are_no_classes(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"x": np.arange(60.0), "y": np.arange(60) * 0.5 + 1, "w": [2.0, 3.0] * 30})
+    message = (
+        "row 2, column y: 1.5 is a number, and this system tells classes apart: fit linear or mlp"
+    )
+    with pytest.raises(UserError, match=message):
+        Tabular(target="y", target_kind="category").open(frame)
+    path = tmp_path / "t.csv"
+    frame.write_csv(path)
+    with pytest.raises(UserError, match=message):
+        Tabular(target="y", target_kind="category").open(path)
+    whole = Tabular(target="w", target_kind="category").open(frame)
+    assert whole.target.classes == ("2", "3")
+    kinds: dict[str, Any] = {"y": "category"}
+    every = Tabular(target="y", target_kind="category", kinds=kinds).open(frame)
+    assert len(every.target.classes) == 60
+
+
 @pytest.mark.parametrize("values", [["a"] * 40, [True] * 40])
 def test_a_target_of_one_class(values: list[Any]) -> None:
     frame = pl.DataFrame({"x": np.arange(40.0), "y": values})

@@ -465,9 +465,10 @@ def bad(tmp_path: Path, content: str | bytes, name: str = "t.csv", **options: An
         (b"a,b,y\n1,2,7\n3,4,7\n", "t.csv, column y: the target is 7 in every training row, so nothing can be learned"),
         (b"a,b,y\n1,inf,1\n2,1,2\n3,2,3\n", "t.csv, row 1, column b: expected a finite number, got inf; correct the cell"),
         (b"a,b,y\n1,1,1\n2,1,-inf\n3,2,3\n", "t.csv, row 2, column y: expected a finite number, got -inf; correct the cell"),
-        ("a,b,y\n1,é,2\n".encode("latin-1"), "t.csv: not UTF-8 at byte 8 (0xe9); save it as UTF-8"),
+        ("a,b,y\n1,é,2\n".encode("latin-1"), "t.csv: not UTF-8 at byte 8 (0xe9); --data.encoding cp1252 may read it, or save it as UTF-8"),
         (b"\x89PNG\r\n\x1a\n\0\0\0", "t.csv: binary (a zero byte at byte 8); expected a text table such as CSV"),
         (b"a,b,y\n1,2,3\n4,\0,6\n", "t.csv: binary (a zero byte at byte 14); expected a text table such as CSV"),
+        (b"y\n1\n2\n3\n", "t.csv: no column is left to learn from beside y"),
         (b"a,y\n5,1\n5,2\n5,3\n", "t.csv: no column is left to learn from (a: dropped, constant in the training rows)"),
     ],
 )  # fmt: skip

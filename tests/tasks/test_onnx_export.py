@@ -333,6 +333,15 @@ def test_names_that_meet(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["y_prediction"], expected(run, table).values, rtol=1e-4)
 
 
+def test_the_file_says_nothing_of_the_machine_that_wrote_it(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    export_onnx(fitted("class"), path)
+    content = path.read_bytes()
+    for leak in (str(Path(onnx_export.__file__).parent), str(Path.home()), ".py", "line "):
+        assert leak.encode() not in content, leak
+    assert {p.key for p in onnx.load(path).metadata_props} == {"system", "target", "classes"}
+
+
 def test_a_file_that_answers_otherwise_is_not_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

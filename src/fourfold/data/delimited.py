@@ -20,6 +20,7 @@ import numpy as np
 
 from fourfold.core.errors import UserError
 from fourfold.core.state import full_disk
+from fourfold.data.encodings import Temporary, guess, marked, recoded
 from fourfold.data.rows import CHUNK, IN_MEMORY, Format, Piece, check_names, reading, suffix_of
 
 if TYPE_CHECKING:
@@ -70,19 +71,50 @@ def _bytes_of(path: Path, name: str, source: io.BytesIO | None) -> Iterator[IO[b
 def open_delimited(path: Path, name: str, source: io.BytesIO | None, how: Format) -> Piece:
     """Check and open a CSV or TSV file.
 
+    A file of UTF-8 is read as that; another by its byte-order mark or as `how` says.
+
     Args:
         path: the file, `.gz` and `.zst` included.
         name: of the file, for errors.
         source: its bytes, if it came through stdin.
-        how: separator, decimal sign, words for missing cells, columns that stay text.
+        how: separator, encoding, decimal sign, words for missing cells, columns that stay text.
 
     Raises:
-        UserError: binary, not UTF-8, ragged, with duplicate names, or without rows; the row is named.
+        UserError: binary, in another encoding, ragged, with duplicate names, or without rows; the row is named.
     """
+    tabs = suffix_of(path) in (".tsv", ".tab")
+    with _bytes_of(path, name, source) as stream:
+        head = stream.read(4096)
+    encoding = marked(head) or (how.encoding if b"\0" in head else None)
+    if encoding is None:
+        try:
+            return _open_utf8(path, name, source, how, tabs)
+        except _NotUTF8:
+            if how.encoding is None:
+                raise
+            encoding = how.encoding
+    with _bytes_of(path, name, source) as stream:
+        kept = recoded(stream, name, encoding)
+    return _open_utf8(kept.path, name, None, how, tabs)
+
+
+class _NotUTF8(UserError):
+    """The bytes are of another encoding."""
+
+    def __init__(self, name: str, at: int, error: UnicodeDecodeError) -> None:
+        line = error.object.rfind(b"\n", 0, error.start) + 1
+        likely = guess(error.object[line:])
+        super().__init__(
+            f"{name}: not UTF-8 at byte {at} ({error.object[error.start]:#04x}); "
+            f"--data.encoding {likely} may read it, or save it as UTF-8"
+        )
+
+
+def _open_utf8(path: Path, name: str, source: io.BytesIO | None, how: Format, tabs: bool) -> Piece:
     import polars as pl
 
     with _bytes_of(path, name, source) as stream:
-        separator, names = _header(stream.read(1 << 20), name, path, how)
+        separator, names = _header(stream.read(1 << 20), name, tabs, how)
     check_names([column or f"column_{i + 1}" for i, column in enumerate(names)], name)
     with _bytes_of(path, name, source) as stream:
         check = _Check(name, separator, len(names))
@@ -119,15 +151,18 @@ def _piece(
     return Piece(name, check.rows, lazy, check.digest, kept=columns)
 
 
-def _header(head: bytes, name: str, path: Path, how: Format) -> tuple[str, list[str]]:
+def _header(head: bytes, name: str, tabs: bool, how: Format) -> tuple[str, list[str]]:
     _check_text(head[:4096], name)
-    text = head.decode("utf-8-sig", "replace").lstrip("\r\n")
+    try:  # a character may be cut at the end
+        text = codecs.getincrementaldecoder("utf-8")().decode(head).lstrip("\ufeff").lstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise _NotUTF8(name, error.start, error) from None
     if not text.strip():
         raise UserError(f"{name}: empty; expected a table with a header and rows")
     first = text.splitlines()[0]
     separator = how.separator
     if separator is None:
-        separator = "\t" if suffix_of(path) in (".tsv", ".tab") else ","
+        separator = "\t" if tabs else ","
         if separator not in first:
             separator = max(",;\t|", key=first.count)
     names = next(csv.reader(io.StringIO(text), delimiter=separator))
@@ -219,10 +254,7 @@ class _Check:
             try:
                 self._decoder.decode(block)
             except UnicodeDecodeError as error:
-                at, byte = self.size - held + error.start, error.object[error.start]
-                raise UserError(
-                    f"{self.name}: not UTF-8 at byte {at} ({byte:#04x}); save it as UTF-8"
-                ) from None
+                raise _NotUTF8(self.name, self.size - held + error.start, error) from None
         _check_text(block, self.name)
 
     def _add(self, counts: np.ndarray, full: np.ndarray) -> None:
@@ -308,27 +340,11 @@ def _parse(
     return pl.read_csv(data, infer_schema_length=None, **options)
 
 
-class _Columns:
-    """A temporary file, without a name where the system allows it; gone with the last who reads it."""
-
-    def __init__(self) -> None:
-        nameless = Path("/proc/self/fd")
-        if nameless.is_dir():
-            self._file: Any = tempfile.TemporaryFile()
-            self.path = nameless / str(self._file.fileno())
-        else:
-            self._file = tempfile.NamedTemporaryFile(prefix="fourfold-", suffix=".parquet")
-            self.path = Path(self._file.name)
-
-    def __del__(self) -> None:
-        self._file.close()
-
-
-def _as_columns(path: Path, name: str, options: dict[str, Any]) -> _Columns:
+def _as_columns(path: Path, name: str, options: dict[str, Any]) -> Temporary:
     """A large text file parsed once, and kept as columns: every later pass over it takes a fraction of the time."""
     import polars as pl
 
-    kept = _Columns()
+    kept = Temporary(".parquet")
     rows: int | None = INFERRED
     try:
         while True:

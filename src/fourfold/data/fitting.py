@@ -16,7 +16,7 @@ from fourfold.data.cells import Reader
 from fourfold.data.columns import Encoding
 from fourfold.data.leaks import sampled, say_identifiers, say_leaks
 from fourfold.data.partition import partition
-from fourfold.data.rows import Format, Rows
+from fourfold.data.rows import Rows
 from fourfold.data.splits import NONE, TEST, TRAIN
 from fourfold.data.statistics import DateStatistics, Rules, Statistics, encoding_of
 from fourfold.data.survey import Fit, aside, survey
@@ -75,8 +75,7 @@ def reopen(
 ) -> TableData:
     """Other rows under a fitted preparation; see `TableData.reopen`."""
     options, schema = data.options, data.schema
-    decimal = options.decimal or "."
-    how = Format(options.separator, decimal, options.empty, text_columns(schema))
+    how = options.format(text_columns(schema))
     rows = open_rows(sources, how)
     held_out = None if valid is None else open_rows(valid, how)
     _check_columns(schema, rows, targets)
@@ -240,7 +239,8 @@ def _fit_columns(work: Fit, target: Target) -> tuple[list[Encoding], Target]:
         encodings = _encodings(work, found.stats, verdicts)
     target = found.answers.fitted()
     if not any(e.columns() for e in encodings):
-        raise UserError(f"{work.rows.name}: no column is left to learn from ({'; '.join(told)})")
+        why = f" ({'; '.join(told)})" if told else f" beside {target.name}"
+        raise UserError(f"{work.rows.name}: no column is left to learn from{why}")
     say_more(work, found.stats, encodings)
     say_identifiers(work, encodings, found.stats, found.sample)
     say_leaks(work, target, encodings, found.sample)

@@ -38,6 +38,8 @@ class Format:
     empty: tuple[str, ...] = ()
     text: frozenset[str] = frozenset()
     """Columns that stay text although all their cells look like numbers (codes with leading zeros)."""
+    encoding: str | None = None
+    """Of files that are not UTF-8."""
 
 
 @dataclass

@@ -120,7 +120,8 @@ def survey(work: Fit) -> None:
     for name in names:
         storage = work.rows.types[name]
         numbers = storage in ("number", "integer")
-        work.numeric[name] = kinds[name] == "number" if name in kinds else numbers
+        asked_kind = kinds.get(name, "yes or no")  # which is about text: numbers stay numbers
+        work.numeric[name] = numbers if asked_kind == "yes or no" else asked_kind == "number"
         if kinds.get(name) == "date" and storage != "text":
             work.forms[name] = Form(date="%Y%m%d", example="20200131")
     asked = [

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from annotated_types import Ge
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveInt, field_validator, model_validator
 
 from fourfold.core.errors import UserError, nearest
 from fourfold.core.parts import Batch, DataOptions, Split
 from fourfold.core.targets import Target
 from fourfold.data.columns import Column, Encoding, Kind
+from fourfold.data.encodings import checked
 from fourfold.data.forms import PLAIN, Asked, Form
 from fourfold.data.loading import Indexed
 from fourfold.data.rows import Format, Rows
@@ -84,12 +85,19 @@ class Tabular(DataOptions):
     """What stands between thousands, as in 1,200.50; None means as a column's cells tell."""
     day_first: bool | None = None
     """Whether 03/04/2020 is the 3rd of April or the 4th of March; None means as a column's cells tell."""
+    encoding: str | None = None
+    """Of text files that are not UTF-8, as gb18030, big5 or cp1252; None takes UTF-8, and UTF-16 with its mark."""
     empty: tuple[str, ...] = ()
     """Further words for a missing cell in text files, as n/a."""
     dtype: Literal["float32", "float64"] = "float32"
     """Format of the prepared numbers."""
 
     loose: ClassVar[frozenset[str]] = DataOptions.loose | {"fold", "group"}
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        return None if name is None else checked(name)
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
@@ -117,7 +125,7 @@ class Tabular(DataOptions):
         """Read a table and fit its preparation on the training rows; see `DataOptions.open`."""
         from fourfold.data.fitting import fit
 
-        how = Format(self.separator, self.decimal or ".", self.empty, self._text_columns())
+        how = self.format(self._text_columns())
         rows = open_rows(sources, how)
         held_out = None if valid is None else open_rows(valid, how)
         return fit(self, rows, held_out, seed)
@@ -126,6 +134,10 @@ class Tabular(DataOptions):
         """See `DataOptions.restore`."""
         stored = json.loads((folder / "table.json").read_text(encoding="utf-8"))
         return TableData(self, Schema.from_json(stored), seed=0)
+
+    def format(self, text: frozenset[str]) -> Format:
+        """How text files are read, of whose columns some stay text."""
+        return Format(self.separator, self.decimal or ".", self.empty, text, self.encoding)
 
     @property
     def written(self) -> Asked:
@@ -334,7 +346,12 @@ def text_columns(schema: Schema) -> frozenset[str]:
 
 def fingerprint(options: Tabular, rows: Rows, held_out: Rows | None) -> str:
     """SHA-256 of the content of the sources and of the options that prepare it."""
-    content = [options.model_dump_json(), rows.digest, held_out.digest if held_out else ""]
+    # the content is taken as UTF-8, whatever it was stored as
+    content = [
+        options.model_dump_json(exclude={"encoding"}),
+        rows.digest,
+        held_out.digest if held_out else "",
+    ]
     return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
 

@@ -215,7 +215,20 @@ def _exported(model: nn.Module, features: Tensor) -> onnx.ModelProto:
         name = type(model.model).__name__
         raise UserError(f"--to onnx: torch cannot export {name}: {reason}") from error
     assert program is not None  # noqa: S101  # dynamo gives one
-    return program.model_proto
+    return _without_traces(program.model_proto)
+
+
+def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without the exporter's notes: they hold source lines and folders of the machine that wrote the file."""
+    graphs = [model.graph, *model.functions]
+    for graph in graphs:
+        for part in (graph, *graph.node, *graph.value_info):
+            part.ClearField("metadata_props")
+            part.ClearField("doc_string")
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        value.ClearField("metadata_props")
+        value.ClearField("doc_string")
+    return model
 
 
 @contextlib.contextmanager
