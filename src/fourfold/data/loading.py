@@ -54,12 +54,19 @@ class Indexed(Data):
                 yield self.take(split, slice(start, min(start + self.batch, count)), None)
             return
         order = np.random.default_rng([self.seed, epoch]).permutation(count)
+        left = self.unconsumed(-(-count // self.batch), epoch)
+        begun = self._consumed * self.batch if self._epoch == epoch else 0
+        for _, batch in zip(left, self._gathered(split, order[begun:], epoch), strict=True):
+            yield batch
+
+    def unconsumed(self, batches: int, epoch: int) -> Iterator[int]:
+        """Numbers of an epoch's batches from the first that is not consumed on, each counted as it is handed over."""
         if self._epoch != epoch:
             self._epoch, self._consumed = epoch, 0
-        for batch in self._gathered(split, order[self._consumed * self.batch :], epoch):
+        for number in range(self._consumed, batches):
             # before the hand-over: a checkpoint is taken after the step on this batch
             self._consumed += 1
-            yield batch
+            yield number
 
     def _gathered(self, split: Split, order: np.ndarray, epoch: int) -> Iterator[Batch]:
         """Batches in an order; gathered `window` examples at a time they are slices of what was gathered."""

@@ -12,11 +12,13 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 import torch
 from pydantic import Field, PositiveInt, model_validator
+from torch import nn
 
 from fourfold.core.errors import UserError, nearest
 from fourfold.core.parts import Batch, DataOptions, Split
 from fourfold.core.state import write_text
 from fourfold.data.catalog import cache_folder
+from fourfold.data.continuing import Rows, rows_of
 from fourfold.data.corpus import LONGEST, SPLITS, Corpus, Part, parts, plan_split, whole_documents
 from fourfold.data.loading import Indexed
 from fourfold.data.spaced import Jieba, Spaced
@@ -49,6 +51,9 @@ class Text(DataOptions):
     only read. Before a text the end token stands for them."""
     batch: PositiveInt = 32
     """Windows per micro-batch."""
+    ordered: bool = False
+    """Cut the text into `batch` long rows, of which each batch holds the next window: a model that carries
+    its state from batch to batch reads on. Otherwise windows come in random order."""
     vocabulary: PositiveInt | None = None
     """Entries, the special ones included: the most frequent ones, or the size of the BPE. Without it all
     characters or words, and for bpe 512 to 8000 by the length of the text."""
@@ -117,7 +122,8 @@ class TextData(Indexed):
     target t follows token C - 1 + t. In an epoch the windows of
     a split begin at an offset fixed by (seed, epoch), so that they differ from epoch to epoch, and every
     token is a target at most once. In stored order (epoch None) every token is a target exactly once; what
-    is missing in the last window has the target -100.
+    is missing in the last window has the target -100. Ordered text comes in rows that go on from batch to
+    batch instead, with {"begins": (B,) bool} besides: see `data/continuing.py`.
     """
 
     unit = "tokens"
@@ -161,14 +167,40 @@ class TextData(Indexed):
         return self._measures.unknown_words
 
     def size(self, split: Split) -> int:
-        """Windows in the split, the short one at its end included."""
+        """Windows in the split, the short ones at its end included."""
+        if self.options.ordered:
+            return self.count(split, None)
         return -(-self._measures.tokens[split] // self.window)
 
     def count(self, split: Split, epoch: int | None) -> int:
-        """Windows in this epoch: those that are full, from the epoch's offset on."""
+        """Windows in this epoch: those that are full, from the epoch's offset on; all where the text is ordered."""
+        if self.options.ordered:
+            rows = self._rows(split, epoch)
+            return rows.rows * rows.steps
         if epoch is None:
             return self.size(split)
         return (self._measures.tokens[split] - self._offset(split, epoch)) // self.window
+
+    def length(self, split: Split, epoch: int | None = None) -> int:
+        """See `Data.length`."""
+        if self.options.ordered:
+            return self._rows(split, epoch).steps
+        return super().length(split, epoch)
+
+    def batches(
+        self, split: Split, *, epoch: int | None = None, model: nn.Module | None = None
+    ) -> Iterator[Batch]:
+        """See `Data.batches`; of ordered text the next window of every row."""
+        if not self.options.ordered:
+            yield from super().batches(split, epoch=epoch, model=model)
+            return
+        rows, tokens = self._rows(split, epoch), self.tokens(split)
+        steps = range(rows.steps) if epoch is None else self.unconsumed(rows.steps, epoch)
+        for step in steps:
+            yield rows.batch(tokens, step, self.vocabulary.end, IGNORE)
+
+    def _rows(self, split: Split, epoch: int | None) -> Rows:
+        return rows_of(self._measures.tokens[split], self.batch, self.window, self.seed, epoch)
 
     def _offset(self, split: Split, epoch: int) -> int:
         spare = self._measures.tokens[split] - self.window
@@ -229,12 +261,19 @@ class TextData(Indexed):
             "unit": self.vocabulary.unit,
             "vocabulary": len(self.vocabulary),
             "window": self.window,
-            "not targets in one epoch": (
-                f"at most {2 * (self.window - 1)} of {measures.tokens['train']} training tokens, before the "
-                "first and after the last full window; others in the next epoch"
-            ),
+            "not targets in one epoch": self._left_out(),
             "notes": [*self._about["notes"], *self._unknown_notes()],
         }
+
+    def _left_out(self) -> str:
+        if self.options.ordered:
+            return (
+                f"none: {self.batch} rows are read to their ends, each window from where the one before ended"
+            )
+        return (
+            f"at most {2 * (self.window - 1)} of {self._measures.tokens['train']} training tokens, before the "
+            "first and after the last full window; others in the next epoch"
+        )
 
     def _unknown_notes(self) -> Iterator[str]:
         for split, unknown in self._measures.unknown.items():

@@ -15,6 +15,26 @@ from fourfold.core.parts import Batch, Move, Objective
 
 CHUNK = 1 << 18
 """Logits that the CPU form holds in float32 at a time: they stay in the cache."""
+LOGITS = 1 << 23
+"""Logits that `linear_cross_entropy` holds at a time, in the format of the products."""
+
+
+def _differentiated(
+    logits: Tensor, targets: Tensor, ignore: int, grad: Tensor | None
+) -> Tensor:
+    """Summed cross-entropy, in chunks of rows; its gradient is written to `grad`, which may be the logits."""
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    total = logits.new_zeros((), dtype=wide)
+    step = max(1, CHUNK // logits.shape[-1])
+    for rows in (slice(i, i + step) for i in range(0, len(logits), step)):
+        counts = (targets[rows] != ignore).to(wide).unsqueeze(-1)
+        column = targets[rows].unsqueeze(-1).where(counts > 0, 0)
+        chunk = logits[rows].to(wide).log_softmax(-1)
+        total -= (chunk.gather(-1, column) * counts).sum()
+        if grad is not None:
+            chunk.exp_().scatter_add_(-1, column, -torch.ones_like(counts))
+            grad[rows] = chunk.mul_(counts)
+    return total
 
 
 class _CrossEntropy(Function):
@@ -26,17 +46,7 @@ class _CrossEntropy(Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, ignore: int) -> Tensor:
         grad = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        total = logits.new_zeros((), dtype=wide)
-        step = max(1, CHUNK // logits.shape[-1])
-        for rows in (slice(i, i + step) for i in range(0, len(logits), step)):
-            counts = (targets[rows] != ignore).to(wide).unsqueeze(-1)
-            column = targets[rows].unsqueeze(-1).where(counts > 0, 0)
-            chunk = logits[rows].to(wide).log_softmax(-1)
-            total -= (chunk.gather(-1, column) * counts).sum()
-            if grad is not None:
-                chunk.exp_().scatter_add_(-1, column, -torch.ones_like(counts))
-                grad[rows] = chunk.mul_(counts)
+        total = _differentiated(logits, targets, ignore, grad)
         ctx.save_for_backward(grad)
         return total
 
@@ -61,6 +71,72 @@ def cross_entropy(logits: Tensor, targets: Tensor, ignore: int = -100) -> Tensor
         return _CrossEntropy.apply(logits, targets, ignore)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(wide, targets, ignore_index=ignore, reduction="sum")
+
+
+class _LinearCrossEntropy(Function):
+    """Summed cross-entropy of a linear layer's logits, differentiated chunk by chunk while the logits are there."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        ignore: int,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        narrow, matrix = hidden.to(dtype), weight.to(dtype)
+        shift = None if bias is None else bias.to(dtype)
+        needed = any(ctx.needs_input_grad[:3])
+        step = max(1, LOGITS // len(weight))
+        total = hidden.new_zeros((), dtype=wide)
+        to_hidden, to_weight, to_bias = [], None, None
+        for rows in (slice(i, i + step) for i in range(0, len(hidden), step)):
+            logits = F.linear(narrow[rows], matrix, shift)
+            total += _differentiated(logits, targets[rows], ignore, logits if needed else None)
+            if not needed:
+                continue
+            to_hidden.append((logits @ matrix).to(hidden.dtype))
+            more = (logits.T @ narrow[rows]).to(weight.dtype)
+            to_weight = more if to_weight is None else to_weight.add_(more)
+            if bias is not None:
+                more = logits.sum(0, dtype=wide).to(bias.dtype)
+                to_bias = more if to_bias is None else to_bias.add_(more)
+        if needed:
+            ctx.save_for_backward(torch.cat(to_hidden), to_weight, to_bias)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        found = [None if g is None else g * grad.to(g.dtype) for g in ctx.saved_tensors]
+        return *found, None, None, None
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, ignore: int = -100
+) -> Tensor:
+    """`cross_entropy` of the logits hidden weight' + bias, which are never all there in float32.
+
+    Products are in the autocast format; the gradients of all three are computed on the way.
+
+    Args:
+        hidden: (N, D) float.
+        weight: (V, D) float.
+        bias: (V,) float, or none.
+        targets: (N,) int64 below V; `ignore` does not count.
+
+    Returns:
+        () float32, or float64 where the logits are.
+    """
+    if hidden.device.type != "cpu" or torch.compiler.is_compiling():
+        return cross_entropy(F.linear(hidden, weight, bias), targets, ignore)
+    dtype = hidden.dtype
+    if torch.is_autocast_enabled("cpu") and dtype != torch.float64:
+        dtype = torch.get_autocast_dtype("cpu")
+    return _LinearCrossEntropy.apply(hidden, weight, bias, targets, ignore, dtype)
 
 
 class NextToken(Objective):
