@@ -233,7 +233,11 @@ class RecurrentLM(nn.Module):
             (B, T, width of the last layer), and each layer's state after the last token. `head` makes
             logits of it.
         """
-        x = self._masked(self.embedding(tokens))
+        return self.read(self.embedding(tokens), states)
+
+    def read(self, x: Tensor, states: list[State] | None = None) -> tuple[Tensor, list[State]]:
+        """As `forward`, from word vectors (B, T, size of the embedding)."""
+        x = self._masked(x)
         after = []
         for number, layer in enumerate(self.layers):
             x, state = layer(x, None if states is None else states[number])
