@@ -267,9 +267,7 @@ class TextData(Indexed):
 
     def _left_out(self) -> str:
         if self.options.ordered:
-            return (
-                f"none: {self.batch} rows are read to their ends, each window from where the one before ended"
-            )
+            return f"none: {self.batch} rows are read to their ends, each window from where the one before ended"
         return (
             f"at most {2 * (self.window - 1)} of {self._measures.tokens['train']} training tokens, before the "
             "first and after the last full window; others in the next epoch"

@@ -69,6 +69,8 @@ def gradient_table(curves: Mapping[str, np.ndarray]) -> Table:
         found = reach(curve, share)
         return f"over {len(curve) - 1}" if found is None else str(found)
 
-    rows = tuple((name, *(cell(curve, share) for share in SHARES)) for name, curve in curves.items())
+    rows = tuple(
+        (name, *(cell(curve, share) for share in SHARES)) for name, curve in curves.items()
+    )
     columns = ("network", *(f"tokens until below {share:g}" for share in SHARES))
     return Table("Gradient by distance", columns, rows)

@@ -122,7 +122,9 @@ class Elman(Recurrent):
 
     def fused(self, x: Tensor, state: State, weights: list[Tensor]) -> tuple[Tensor, State]:
         """See `Recurrent.fused`."""
-        found, h = torch.rnn_tanh(x, state[0][None], weights, True, 1, 0.0, torch.is_grad_enabled(), False, True)
+        found, h = torch.rnn_tanh(
+            x, state[0][None], weights, True, 1, 0.0, torch.is_grad_enabled(), False, True
+        )
         return found, (h[0],)
 
 
@@ -142,7 +144,9 @@ class GRU(Recurrent):
 
     def fused(self, x: Tensor, state: State, weights: list[Tensor]) -> tuple[Tensor, State]:
         """See `Recurrent.fused`."""
-        found, h = torch.gru(x, state[0][None], weights, True, 1, 0.0, torch.is_grad_enabled(), False, True)
+        found, h = torch.gru(
+            x, state[0][None], weights, True, 1, 0.0, torch.is_grad_enabled(), False, True
+        )
         return found, (h[0],)
 
 
@@ -171,7 +175,9 @@ class LSTM(Recurrent):
     def fused(self, x: Tensor, state: State, weights: list[Tensor]) -> tuple[Tensor, State]:
         """See `Recurrent.fused`."""
         before = [part[None] for part in state]
-        found, h, c = torch.lstm(x, before, weights, True, 1, 0.0, torch.is_grad_enabled(), False, True)
+        found, h, c = torch.lstm(
+            x, before, weights, True, 1, 0.0, torch.is_grad_enabled(), False, True
+        )
         return found, (h[0], c[0])
 
 

@@ -19,9 +19,7 @@ LOGITS = 1 << 23
 """Logits that `linear_cross_entropy` holds at a time, in the format of the products."""
 
 
-def _differentiated(
-    logits: Tensor, targets: Tensor, ignore: int, grad: Tensor | None
-) -> Tensor:
+def _differentiated(logits: Tensor, targets: Tensor, ignore: int, grad: Tensor | None) -> Tensor:
     """Summed cross-entropy, in chunks of rows; its gradient is written to `grad`, which may be the logits."""
     wide = torch.promote_types(logits.dtype, torch.float32)
     total = logits.new_zeros((), dtype=wide)

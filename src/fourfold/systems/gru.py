@@ -4,7 +4,8 @@
     fourfold score last chapter.txt --per-token
     fourfold inspect last
 
-Result: perplexity 0 on 0.
+Result: perplexity 227 on the last twentieth of WikiText-2's validation part after 158 steps at 2 layers x 200 with 10,000
+words, trained on its first nine tenths (seed 0).
 """
 
 from __future__ import annotations

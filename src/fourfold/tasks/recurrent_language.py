@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -16,7 +15,7 @@ from fourfold.core.errors import UserError
 from fourfold.core.evaluation import held_out
 from fourfold.core.parts import Data
 from fourfold.core.run import Run
-from fourfold.core.types import Document, Explanation, Picture, Source
+from fourfold.core.types import Document, Explanation, Source
 from fourfold.data.text import Text
 from fourfold.data.vocabulary import Vocabulary
 from fourfold.look.memory import gradient_picture, gradient_table, reach
@@ -112,7 +111,10 @@ class RecurrentLanguageModel(LanguageModel):
         found = super().inspect(run, source, examples=examples, depths=depths, seed=seed)
         curves = self._curves(run, source, seed)
         if curves is None:
-            sentences = (*found.sentences, "The text is too short to say how far back gradients reach.")
+            sentences = (
+                *found.sentences,
+                "The text is too short to say how far back gradients reach.",
+            )
             return Explanation(found.title, sentences, found.tables, found.pictures)
         tables = (*found.tables, gradient_table(curves))
         pictures = (*found.pictures, gradient_picture(curves, text_data(run.data).window))
@@ -166,9 +168,7 @@ class RecurrentReader(Reader):
         with torch.no_grad():
             return self.model.head(state[1]).float().log_softmax(-1)
 
-    def push(
-        self, state: tuple[list[State], Tensor], tokens: Tensor
-    ) -> tuple[list[State], Tensor]:
+    def push(self, state: tuple[list[State], Tensor], tokens: Tensor) -> tuple[list[State], Tensor]:
         """See `Reader.push`."""
         return self._read(state[0], tokens)
 
@@ -210,15 +210,18 @@ def gradient_by_distance(model: RecurrentLM, rows: Tensor) -> np.ndarray:
 
     Args:
         model: in evaluation mode.
-        rows: (B, T + 1) int64; each row's loss is that of its last token.
+        rows: (B, N) int64; each row's loss is that of its last token. What is before the last DISTANCES + 2 tokens
+            is read first, so that no state is that of a text's beginning.
 
     Returns:
-        (T,) float64, geometric means over rows; at 0 the word vector read right before.
+        (DISTANCES + 1 or fewer,) float64, geometric means over rows; at 0 the word vector read right before.
     """
     rows = rows.to(model.embedding.weight.device)
+    before, rows = rows[:, : -DISTANCES - 2], rows[:, -DISTANCES - 2 :]
+    states = model(before)[1] if before.shape[1] else None
     with torch.enable_grad():
         vectors = model.embedding(rows[:, :-1]).detach().requires_grad_()
-        hidden, _ = model.read(vectors)
+        hidden, _ = model.read(vectors, states)
         loss = F.cross_entropy(model.head(hidden[:, -1]).float(), rows[:, -1], reduction="sum")
         (slope,) = torch.autograd.grad(loss, vectors)
     norms = slope.double().norm(dim=-1).clamp(min=1e-30)
@@ -236,8 +239,8 @@ def _held_out_tokens(run: Run, source: Any) -> np.ndarray:
 
 
 def _places(tokens: np.ndarray) -> Tensor:
-    """Rows of tokens at places spread evenly over a text, (B, T + 1)."""
-    length = min(DISTANCES + 2, len(tokens))
+    """Rows of tokens at places spread evenly over a text, (B, N)."""
+    length = min(2 * DISTANCES + 2, len(tokens))
     last = len(tokens) - length
     starts = np.unique(np.linspace(0, last, min(PLACES, last + 1)).astype(np.int64))
     return torch.from_numpy(np.stack([tokens[s : s + length] for s in starts]))
