@@ -1,0 +1,133 @@
+"""An n-gram model as four arrays, and the questions it answers: compiled.
+
+The n-grams of all orders form a forest of tries, one node each, level after level: the V words, then the
+pairs, and so on, each level in the order of its parents and words. A node's children are a stretch of the
+next level, sorted by word, in which a child is searched. Probabilities are of the back-off form of ARPA
+(Katz 1987), which holds interpolated models too: log p(w | c) is the entry of the longest n-gram (c', w) in
+the tables, plus the back-off of every longer context of c that is in them.
+
+A text's positions are looked up level by level, not one after the other, so that the memory's delays of
+many positions pass side by side.
+Shapes: V words, M nodes, I inner ones (orders 1 to n - 1), R rows, N + 1 tokens, the first a boundary.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+BLOCK = 2048
+"""Positions looked up side by side: their nodes stay in the first-level cache."""
+
+
+class Tables(NamedTuple):
+    """What is known of each n-gram."""
+
+    words: np.ndarray
+    """(M,) int32, the last word of each node."""
+    first: np.ndarray
+    """(I + 1,) int32: the children of inner node x are first[x] to first[x + 1] - 1."""
+    logs: np.ndarray
+    """(M,) float32, log-probability of the last word after the others, in nats."""
+    backoffs: np.ndarray
+    """(I,) float32, what is added where a longer context's word is not among its children, in nats."""
+    end: int
+    """Ends a document."""
+    stop: int
+    """Ends a sentence; as a context it stands for both. Contexts do not reach across either."""
+    order: int
+    """The longest n-gram."""
+
+
+@njit(nogil=True, cache=True, boundscheck=False, inline="always")
+def _child(tables, parent, word):  # type: ignore[no-untyped-def]
+    """The child of an inner node by a word, -1 if there is none."""
+    low, high = tables.first[parent], tables.first[parent + 1]
+    if low == high:
+        return np.int32(-1)
+    size = high - low
+    while size > 1:
+        half = size >> 1
+        low = low + half if tables.words[low + half] <= word else low
+        size -= half
+    return low if tables.words[low] == word else np.int32(-1)
+
+
+@njit(nogil=True, cache=True, boundscheck=False)
+def surprises(tables, tokens, found):  # type: ignore[no-untyped-def]
+    """-log p of tokens[1:], each after those before it.
+
+    Args:
+        tables: `Tables`.
+        tokens: (N + 1,) integers; the first is a boundary.
+        found: (N,) float64, written in place, in nats.
+    """
+    inner = max(tables.order - 1, 1)
+    # contexts[j, 1 + i]: the node of the j + 1 tokens that end at the block's i-th position, as a context
+    contexts = np.full((inner, BLOCK + 1), -1, np.int32)
+    contexts[0, BLOCK] = tables.stop
+    size = BLOCK
+    for begin in range(1, len(tokens), BLOCK):
+        for j in range(inner):
+            contexts[j, 0] = contexts[j, size]
+        size = min(BLOCK, len(tokens) - begin)
+        for i in range(size):
+            word = tokens[begin + i]
+            ends = word == tables.end or word == tables.stop
+            contexts[0, i + 1] = tables.stop if ends else np.int32(word)
+            found[begin + i - 1] = -tables.logs[word]
+        for j in range(1, tables.order):
+            for i in range(size):
+                parent = contexts[j - 1, i]
+                node = np.int32(-1)
+                if parent >= 0:
+                    word = tokens[begin + i]
+                    node = _child(tables, parent, word)
+                    if node >= 0:
+                        found[begin + i - 1] = -tables.logs[node]
+                        if word == tables.end or word == tables.stop:
+                            node = np.int32(-1)  # no context reaches across
+                    else:
+                        found[begin + i - 1] -= tables.backoffs[parent]
+                if j < inner:
+                    contexts[j, i + 1] = node
+
+
+@njit(nogil=True, cache=True, boundscheck=False)
+def distributions(tables, contexts, logs):  # type: ignore[no-untyped-def]
+    """Log-probabilities of every word after some contexts.
+
+    Args:
+        tables: `Tables`.
+        contexts: (R, order - 1) int32, the nodes of the last 1, 2, ... words, -1 where there is none.
+        logs: (R, V) float32, written in place, in nats.
+    """
+    for row in range(len(contexts)):
+        total = 0.0
+        for j in range(contexts.shape[1]):
+            if contexts[row, j] >= 0:
+                total += tables.backoffs[contexts[row, j]]
+        for word in range(logs.shape[1]):
+            logs[row, word] = tables.logs[word] + total
+        for j in range(contexts.shape[1]):
+            node = contexts[row, j]
+            if node < 0:
+                continue
+            total -= tables.backoffs[node]
+            for child in range(tables.first[node], tables.first[node + 1]):
+                logs[row, tables.words[child]] = tables.logs[child] + total
+
+
+@njit(nogil=True, cache=True, boundscheck=False)
+def advance(tables, contexts, tokens):  # type: ignore[no-untyped-def]
+    """The contexts once each row has read one more token, in place: as for `distributions`, tokens (R,) integers."""
+    for row in range(len(contexts)):
+        word = tokens[row]
+        ends = word == tables.end or word == tables.stop
+        for j in range(contexts.shape[1] - 1, 0, -1):
+            parent = contexts[row, j - 1]
+            contexts[row, j] = -1 if ends or parent < 0 else _child(tables, parent, word)
+        if contexts.shape[1]:
+            contexts[row, 0] = tables.stop if ends else word

@@ -1,0 +1,297 @@
+"""From counts of n-grams to the probabilities of a back-off model: the smoothing methods, level by level.
+
+For a context c with the words w that follow it, of which those that are pruned count as not seen:
+
+    p(w | c) = discounted(w) / C + gamma p(w | c'),  gamma = what the discounts leave over,
+
+where c' is c without its first word; below the words alone lies the uniform distribution over all V.
+
+    absolute              discounted = count - D, D = n1 / (n1 + 2 n2): Ney, Essen and Kneser 1994
+    kneser-ney            the same on continuation counts below the highest order: Kneser and Ney 1995
+    modified-kneser-ney   three discounts, for counts of 1, 2 and more: Chen and Goodman 1998, equation 26
+    witten-bell           C = tokens + types after c: Witten and Bell 1991, method C
+    add-k                 (count + k) / (C + k V), nothing from lower orders: Lidstone 1920
+    good-turing           r* = (r + 1) n(r+1) / n(r) for r <= 5, not interpolated but backed off to
+                          where w has not followed c: Katz 1987
+
+n(r) is the number of n-grams of an order with count r. The continuation count of an n-gram is the number of
+different words that precede it; n-grams that begin at a boundary, which nothing precedes, keep their counts.
+Interpolation and the unknown word are as in KenLM (Heafield et al. 2013): a word that never occurred, the
+unknown one among them, has the uniform share gamma / V.
+Shapes: V words; n nodes of a level, p those of the level above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numba import njit
+
+from fourfold.kernels.ngram import Tables
+from fourfold.kernels.ngram_counts import Level
+
+Smoothing = Literal[
+    "modified-kneser-ney", "kneser-ney", "absolute", "witten-bell", "good-turing", "add-k"
+]
+METHODS: tuple[str, ...] = get_args(Smoothing)
+FALLBACK = (0.5, 1.0, 1.5)
+"""Discounts where the counts of counts give none, as in KenLM."""
+HIGHEST = 5
+"""The largest count that Good-Turing discounts, as Katz chose it."""
+DISCOUNT, WITTEN_BELL, ADD, KATZ, UNIFORM = range(5)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is told of one order."""
+
+    size: int
+    """Different n-grams in the text, before pruning."""
+    kept: int
+    """Of these in the model."""
+    counts: tuple[int, ...]
+    """n(1), n(2), ... of the counts that discounts were taken from (continuation counts under Kneser-Ney)."""
+    discounts: tuple[float, ...]
+    """What is taken from counts of 1, 2 and more; under Good-Turing the share that is left of counts 1 to 5."""
+    fallback: bool
+    """Whether the counts of counts gave no usable discounts, so that others stand in."""
+
+
+def smooth(
+    levels: list[Level],
+    method: str,
+    end: int,
+    stop: int,
+    *,
+    k: float = 1.0,
+    prune: Sequence[int] = (),
+    between: Callable[[float], None] = lambda share: None,
+) -> tuple[Tables, list[Order]]:
+    """Probabilities and back-off weights from counts.
+
+    Args:
+        levels: from `ngram_counts.count`; emptied, so that their memory is free when it is no longer needed.
+        method: one of `METHODS`.
+        end, stop: the boundaries, as they were counted.
+        k: what add-k adds.
+        prune: counts up to which n-grams of orders 2, 3, ... are left out, not falling; the last holds for
+            the orders beyond.
+        between: told the share of work done; what it raises ends the work.
+
+    Returns:
+        The model and what to tell of each order.
+    """
+    order, vocabulary = len(levels), len(levels[0].words)
+    limits = [0, *prune, *[prune[-1] if prune else 0] * order][:order]
+    continuation = method in ("kneser-ney", "modified-kneser-ney")
+    lower, keep_above = np.full(1, 1 / vocabulary, np.float32), np.ones(1, np.bool_)
+    begins = (0, 1)  # nodes of the level above that begin at a boundary
+    words, firsts, logs, backoffs = [], [], [], []
+    told, size = [], 0
+    for number in range(1, order + 1):
+        between((number - 1) / order)
+        level = levels[number - 1]
+        counts = level.counts
+        if continuation and number < order:
+            counts = _continuations(level, levels[number].suffix, begins if number > 1 else (0, 0))
+        keep = _kept(level.counts, level.begin, keep_above, limits[number - 1])
+        kind, amounts, facts = _amounts(method, counts, k)
+        terminal = (0, len(level.begin) - 1) if number == order else begins
+        if method == "add-k" and number < order and number == 1:
+            terminal = (0, 0)
+        probabilities = np.empty(len(counts), np.float32)
+        backoff = np.empty(len(level.begin) - 1, np.float32)
+        _fill(kind, amounts, *terminal, level.begin, counts, keep, level.suffix, lower, vocabulary,
+              probabilities, backoff)  # fmt: skip
+        children = _children(level.begin, keep)
+        if number > 1:
+            firsts.append(size + np.cumsum(children[keep_above], dtype=np.int64))
+            backoffs.append(_logs(backoff[keep_above]))
+        told.append(Order(int(np.count_nonzero(level.counts)), int(keep.sum()), *facts))
+        whole = limits[number - 1] == 0
+        words.append(level.words if whole else level.words[keep])
+        logs.append(probabilities if whole else probabilities[keep])
+        size += len(words[-1])
+        begins = (int(level.begin[begins[0]]), int(level.begin[begins[1]])) if number > 1 else (stop, stop + 1)
+        lower, keep_above = probabilities, keep
+        levels[number - 1] = Level(*[np.empty(0, np.int32)] * 4)
+    first = np.concatenate([[vocabulary], *firsts]).astype(np.int32)
+    nothing = [np.zeros(0, np.float32)]
+    tables = Tables(
+        np.concatenate(words), first, _logs(np.concatenate(logs)), np.concatenate(nothing + backoffs),
+        end, stop, order,
+    )  # fmt: skip
+    return tables, told
+
+
+def _logs(values: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.log(values, out=values)
+
+
+def discounts(counts: Sequence[int], *, three: bool) -> tuple[tuple[float, float, float], bool]:
+    """What absolute discounting takes from counts of 1, 2 and more.
+
+    Args:
+        counts: n(1) to n(4).
+        three: Chen and Goodman's three, else Ney's one.
+
+    Returns:
+        The discounts, and whether `FALLBACK` stands in: where n(1), n(2) or n(3) is zero, or a discount is
+        not between 0 and its count, as happens on small or artificial texts.
+    """
+    n1, n2, n3, n4 = counts
+    if not three:
+        return ((n1 / (n1 + 2 * n2),) * 3, False) if n1 else ((FALLBACK[0],) * 3, True)
+    if not (n1 and n2 and n3):
+        return FALLBACK, True
+    y = n1 / (n1 + 2 * n2)
+    found = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
+    usable = all(0 < d <= r for r, d in enumerate(found, 1))
+    return (found, False) if usable else (FALLBACK, True)
+
+
+def turing(counts: Sequence[int]) -> tuple[tuple[float, ...], bool]:
+    """The share of a count r that Good-Turing leaves, for r = 1, 2, ... as Katz has it.
+
+    Args:
+        counts: n(1) to n(6).
+
+    Returns:
+        Shares in (0, 1) for the counts up to 5, or up to fewer where the counts of counts of more are
+        unusable (zero, or growing): none at all on tiny texts; and whether there are fewer than 5.
+    """
+    for highest in range(HIGHEST, 1, -1):  # for 1 alone the formula leaves nothing
+        n = [0, *counts[: highest + 1]]
+        if not all(n[1:]):
+            continue
+        common = (highest + 1) * n[highest + 1] / n[1]
+        if common >= 1:
+            continue
+        stars = [(r + 1) * n[r + 1] / n[r] for r in range(1, highest + 1)]
+        shares = tuple((star / r - common) / (1 - common) for r, star in enumerate(stars, 1))
+        if all(1e-9 < share < 1 for share in shares):
+            return shares, highest < HIGHEST
+    return (), True
+
+
+def _amounts(
+    method: str, counts: np.ndarray, k: float
+) -> tuple[int, np.ndarray, tuple[tuple[int, ...], tuple[float, ...], bool]]:
+    """How a level is smoothed, its numbers, and what to tell of them."""
+    of = np.bincount(np.minimum(counts, HIGHEST + 2), minlength=HIGHEST + 3)[1 : HIGHEST + 2].tolist()
+    if method in ("absolute", "kneser-ney", "modified-kneser-ney"):
+        found, fallback = discounts(of[:4], three=method == "modified-kneser-ney")
+        return DISCOUNT, np.array(found), (tuple(of), found, fallback)
+    if method == "good-turing":
+        shares, fallback = turing(of)
+        return KATZ, np.array(shares, np.float64), (tuple(of), shares, fallback)
+    kind = {"witten-bell": WITTEN_BELL, "add-k": ADD}[method]
+    return kind, np.array([k]), (tuple(of), (), False)
+
+
+def _continuations(level: Level, suffix_below: np.ndarray, begins: tuple[int, int]) -> np.ndarray:
+    """How many different words precede each node; its count where it begins at a boundary."""
+    found = np.zeros(len(level.words), np.int32)
+    _tally(suffix_below, found)
+    first, last = level.begin[begins[0]], level.begin[begins[1]]
+    found[first:last] = level.counts[first:last]
+    return found
+
+
+@njit(nogil=True, cache=True, boundscheck=False)
+def _tally(places, found):  # type: ignore[no-untyped-def]
+    for place in places:
+        found[place] += 1
+
+
+@njit(nogil=True, cache=True, boundscheck=False)
+def _kept(counts, begin, keep_above, limit):  # type: ignore[no-untyped-def]
+    """Which nodes are not pruned: their count is above the limit, and their parent is kept."""
+    keep = np.empty(len(counts), np.bool_)
+    for parent in range(len(keep_above)):
+        for node in range(begin[parent], begin[parent + 1]):
+            keep[node] = limit == 0 or (keep_above[parent] and counts[node] > limit)
+    return keep
+
+
+@njit(nogil=True, cache=True, boundscheck=False)
+def _children(begin, keep):  # type: ignore[no-untyped-def]
+    """How many children of each parent are kept."""
+    found = np.zeros(len(begin) - 1, np.int64)
+    for parent in range(len(found)):
+        for node in range(begin[parent], begin[parent + 1]):
+            found[parent] += keep[node]
+    return found
+
+
+@njit(nogil=True, cache=True, boundscheck=False)
+def _fill(kind, amounts, first_terminal, last_terminal, begin, counts, keep, suffix, lower, vocabulary, probabilities, backoff):  # type: ignore[no-untyped-def]
+    """Probabilities of a level's nodes (n,) and back-off weights of their parents (p,), both linear, in place."""
+    for parent in range(len(backoff)):
+        start, stop = begin[parent], begin[parent + 1]
+        terminal = first_terminal <= parent < last_terminal
+        if kind == ADD and not terminal:
+            # add-k knows one order: below it all words are equally likely
+            backoff[parent] = 1.0
+            for node in range(start, stop):
+                probabilities[node] = 1.0 / vocabulary
+            continue
+        if start == stop:
+            backoff[parent] = 1.0
+            continue
+        total, types, left = 0.0, 0, 0.0  # left: what pruning and discounts take, in counts
+        for node in range(start, stop):
+            total += counts[node]
+            types += counts[node] > 0
+            if not keep[node]:
+                left += counts[node]
+        if kind == KATZ:
+            backoff[parent] = _katz(amounts, start, stop, counts, keep, suffix, lower, total, probabilities)
+            continue
+        if kind == WITTEN_BELL:
+            left += types
+            total += types
+        elif kind == ADD:
+            left += amounts[0] * vocabulary
+            total += amounts[0] * vocabulary
+        else:
+            for node in range(start, stop):
+                if keep[node] and counts[node]:
+                    left += amounts[min(counts[node], 3) - 1]
+        gamma = left / total
+        backoff[parent] = gamma
+        for node in range(start, stop):
+            below = 1.0 / vocabulary if kind == ADD else lower[suffix[node]]
+            own = counts[node] / total
+            if kind == DISCOUNT and counts[node]:
+                own -= amounts[min(counts[node], 3) - 1] / total
+            probabilities[node] = own + gamma * below
+
+
+@njit(nogil=True, cache=True, boundscheck=False)
+def _katz(shares, start, stop, counts, keep, suffix, lower, total, probabilities):  # type: ignore[no-untyped-def]
+    """Fill the probabilities of one parent's children; returns its back-off weight."""
+    seen, below = 0.0, 0.0
+    for node in range(start, stop):
+        if keep[node] and counts[node]:
+            r = counts[node]
+            seen += r * shares[r - 1] if r <= len(shares) else r
+            below += lower[suffix[node]]
+    if total - seen < 1e-9 * total:
+        total += 1.0  # nothing is left for the unseen: as if one more had been seen
+    rest = 1.0 - below
+    closed = rest < 1e-6  # every word follows: nothing is unseen
+    if closed:
+        total = seen
+    weight = 1.0 if closed else (1.0 - seen / total) / rest
+    for node in range(start, stop):
+        r = counts[node]
+        if keep[node] and r:
+            probabilities[node] = (r * shares[r - 1] if r <= len(shares) else r) / total
+        else:
+            probabilities[node] = weight * lower[suffix[node]]
+    return weight
