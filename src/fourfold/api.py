@@ -350,7 +350,11 @@ def _finish(run: Run, began: float) -> None:
             run.model.load_state_dict(run.best)
         run.model.eval()
         return
-    load_weights(run.folder / "weights.safetensors", run.model)
+    weights = run.folder / "weights.safetensors"
+    if not run.about["finished"] and not weights.exists():
+        run.save_configuration()  # stopped before there was anything to keep
+        return
+    load_weights(weights, run.model)
     run.model.eval()
     run.save_configuration()
     _keep(run)

@@ -131,3 +131,33 @@ def advance(tables, contexts, tokens):  # type: ignore[no-untyped-def]
             contexts[row, j] = -1 if ends or parent < 0 else _child(tables, parent, word)
         if contexts.shape[1]:
             contexts[row, 0] = tables.stop if ends else word
+
+
+@njit(nogil=True, cache=True, boundscheck=False)
+def row_surprises(tables, tokens, targets, found):  # type: ignore[no-untyped-def]
+    """-log p of targets after the tokens before them in their rows, of which nothing is known before the first.
+
+    Args:
+        tables: `Tables`.
+        tokens: (R, C - 1 + T) integers.
+        targets: (R, T) integers; negative ones are passed over.
+        found: (R, T) float64, written in place, in nats.
+    """
+    inner = max(tables.order - 1, 0)
+    contexts = np.empty((1, inner), np.int32)
+    lead = tokens.shape[1] - targets.shape[1]
+    for row in range(len(tokens)):
+        contexts[:] = -1
+        for t in range(tokens.shape[1]):
+            advance(tables, contexts, tokens[row, t : t + 1])
+            if t < lead or targets[row, t - lead] < 0:
+                continue
+            word = targets[row, t - lead]
+            value = tables.logs[word]
+            for j in range(inner):
+                if contexts[0, j] >= 0:
+                    node = _child(tables, contexts[0, j], word)
+                    value = (
+                        tables.logs[node] if node >= 0 else value + tables.backoffs[contexts[0, j]]
+                    )
+            found[row, t - lead] = -value

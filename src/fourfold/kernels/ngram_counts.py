@@ -124,7 +124,9 @@ class _Store:
     """Where long arrays live: in memory, or in files of a scratch folder that is gone afterwards."""
 
     def __init__(self, on_disk: bool, scratch: Path | None) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="ngram-", dir=scratch) if on_disk else None
+        self._folder = (
+            tempfile.TemporaryDirectory(prefix="ngram-", dir=scratch) if on_disk else None
+        )
 
     def __enter__(self) -> _Store:
         return self
@@ -197,7 +199,10 @@ def _merged(
     edges = np.unique(np.concatenate([keys[::step] for keys, _ in runs]))
     places = [np.append(np.searchsorted(keys, edges), len(keys)) for keys, _ in runs]
     for i in range(len(edges)):
-        parts = [(k[at[i] : at[i + 1]], c[at[i] : at[i + 1]]) for (k, c), at in zip(runs, places, strict=True)]
+        parts = [
+            (k[at[i] : at[i + 1]], c[at[i] : at[i + 1]])
+            for (k, c), at in zip(runs, places, strict=True)
+        ]
         keys = np.concatenate([k for k, _ in parts])
         counts = np.concatenate([c for _, c in parts])
         order = np.argsort(keys, kind="stable")

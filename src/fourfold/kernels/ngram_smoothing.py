@@ -32,15 +32,12 @@ from numba import njit
 
 from fourfold.kernels.ngram import Tables
 from fourfold.kernels.ngram_counts import Level
+from fourfold.kernels.ngram_discounts import HIGHEST, discounts, turing
 
 Smoothing = Literal[
     "modified-kneser-ney", "kneser-ney", "absolute", "witten-bell", "good-turing", "add-k"
 ]
 METHODS: tuple[str, ...] = get_args(Smoothing)
-FALLBACK = (0.5, 1.0, 1.5)
-"""Discounts where the counts of counts give none, as in KenLM."""
-HIGHEST = 5
-"""The largest count that Good-Turing discounts, as Katz chose it."""
 DISCOUNT, WITTEN_BELL, ADD, KATZ, UNIFORM = range(5)
 
 
@@ -86,45 +83,70 @@ def smooth(
     """
     order, vocabulary = len(levels), len(levels[0].words)
     limits = [0, *prune, *[prune[-1] if prune else 0] * order][:order]
-    continuation = method in ("kneser-ney", "modified-kneser-ney")
-    lower, keep_above = np.full(1, 1 / vocabulary, np.float32), np.ones(1, np.bool_)
-    begins = (0, 1)  # nodes of the level above that begin at a boundary
-    words, firsts, logs, backoffs = [], [], [], []
-    told, size = [], 0
+    lower, kept = np.full(1, 1 / vocabulary, np.float32), np.ones(1, np.bool_)
+    begins = (0, 0)  # nodes of the level above that begin at a boundary
+    pieces, told = _Pieces(vocabulary), []
     for number in range(1, order + 1):
         between((number - 1) / order)
-        level = levels[number - 1]
+        level, below = levels[number - 1], levels[number] if number < order else None
         counts = level.counts
-        if continuation and number < order:
-            counts = _continuations(level, levels[number].suffix, begins if number > 1 else (0, 0))
-        keep = _kept(level.counts, level.begin, keep_above, limits[number - 1])
+        if below is not None and method in ("kneser-ney", "modified-kneser-ney"):
+            counts = _continuations(level, below.suffix, begins)
+        keep = _kept(level.counts, level.begin, kept, limits[number - 1])
         kind, amounts, facts = _amounts(method, counts, k)
-        terminal = (0, len(level.begin) - 1) if number == order else begins
-        if method == "add-k" and number < order and number == 1:
-            terminal = (0, 0)
-        probabilities = np.empty(len(counts), np.float32)
-        backoff = np.empty(len(level.begin) - 1, np.float32)
-        _fill(kind, amounts, *terminal, level.begin, counts, keep, level.suffix, lower, vocabulary,
-              probabilities, backoff)  # fmt: skip
-        children = _children(level.begin, keep)
-        if number > 1:
-            firsts.append(size + np.cumsum(children[keep_above], dtype=np.int64))
-            backoffs.append(_logs(backoff[keep_above]))
+        terminal = (0, len(kept)) if number == order else begins
+        probabilities, backoff = np.empty(len(counts), np.float32), np.empty(len(kept), np.float32)
+        _fill(
+            kind, amounts, terminal, level.begin, counts, keep, level.suffix, lower, vocabulary,
+            probabilities, backoff,
+        )  # fmt: skip
+        pieces.add(level, keep, kept, probabilities, backoff, whole=limits[number - 1] == 0)
         told.append(Order(int(np.count_nonzero(level.counts)), int(keep.sum()), *facts))
-        whole = limits[number - 1] == 0
-        words.append(level.words if whole else level.words[keep])
-        logs.append(probabilities if whole else probabilities[keep])
-        size += len(words[-1])
-        begins = (int(level.begin[begins[0]]), int(level.begin[begins[1]])) if number > 1 else (stop, stop + 1)
-        lower, keep_above = probabilities, keep
+        first, last = begins
+        begins = (
+            (int(level.begin[first]), int(level.begin[last])) if number > 1 else (stop, stop + 1)
+        )
+        lower, kept = probabilities, keep
         levels[number - 1] = Level(*[np.empty(0, np.int32)] * 4)
-    first = np.concatenate([[vocabulary], *firsts]).astype(np.int32)
-    nothing = [np.zeros(0, np.float32)]
-    tables = Tables(
-        np.concatenate(words), first, _logs(np.concatenate(logs)), np.concatenate(nothing + backoffs),
-        end, stop, order,
-    )  # fmt: skip
-    return tables, told
+    return pieces.tables(end, stop, order), told
+
+
+class _Pieces:
+    """The tables, level by level."""
+
+    def __init__(self, vocabulary: int) -> None:
+        self.words: list[np.ndarray] = []
+        self.firsts = [np.array([vocabulary], np.int32)]
+        self.probabilities: list[np.ndarray] = []
+        self.backoffs = [np.empty(0, np.float32)]
+        self.size = 0
+
+    def add(
+        self,
+        level: Level,
+        keep: np.ndarray,
+        above: np.ndarray,
+        probabilities: np.ndarray,
+        backoff: np.ndarray,
+        *,
+        whole: bool,
+    ) -> None:
+        """Add a level's nodes to be kept, (n,) bool, and its parents' back-offs: of those kept `above`, (p,) bool."""
+        if self.words:
+            ends = self.size + np.cumsum(_children(level.begin, keep)[above])
+            self.firsts.append(ends.astype(np.int32))
+            self.backoffs.append(_logs(backoff[above]))
+        self.words.append(level.words if whole else level.words[keep])
+        # a copy: the next level still reads them as they are
+        self.probabilities.append(_logs(probabilities[keep]))
+        self.size += len(self.words[-1])
+
+    def tables(self, end: int, stop: int, order: int) -> Tables:
+        """All of it."""
+        return Tables(
+            np.concatenate(self.words), np.concatenate(self.firsts),
+            np.concatenate(self.probabilities), np.concatenate(self.backoffs), end, stop, order,
+        )  # fmt: skip
 
 
 def _logs(values: np.ndarray) -> np.ndarray:
@@ -132,57 +154,13 @@ def _logs(values: np.ndarray) -> np.ndarray:
         return np.log(values, out=values)
 
 
-def discounts(counts: Sequence[int], *, three: bool) -> tuple[tuple[float, float, float], bool]:
-    """What absolute discounting takes from counts of 1, 2 and more.
-
-    Args:
-        counts: n(1) to n(4).
-        three: Chen and Goodman's three, else Ney's one.
-
-    Returns:
-        The discounts, and whether `FALLBACK` stands in: where n(1), n(2) or n(3) is zero, or a discount is
-        not between 0 and its count, as happens on small or artificial texts.
-    """
-    n1, n2, n3, n4 = counts
-    if not three:
-        return ((n1 / (n1 + 2 * n2),) * 3, False) if n1 else ((FALLBACK[0],) * 3, True)
-    if not (n1 and n2 and n3):
-        return FALLBACK, True
-    y = n1 / (n1 + 2 * n2)
-    found = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
-    usable = all(0 < d <= r for r, d in enumerate(found, 1))
-    return (found, False) if usable else (FALLBACK, True)
-
-
-def turing(counts: Sequence[int]) -> tuple[tuple[float, ...], bool]:
-    """The share of a count r that Good-Turing leaves, for r = 1, 2, ... as Katz has it.
-
-    Args:
-        counts: n(1) to n(6).
-
-    Returns:
-        Shares in (0, 1) for the counts up to 5, or up to fewer where the counts of counts of more are
-        unusable (zero, or growing): none at all on tiny texts; and whether there are fewer than 5.
-    """
-    for highest in range(HIGHEST, 1, -1):  # for 1 alone the formula leaves nothing
-        n = [0, *counts[: highest + 1]]
-        if not all(n[1:]):
-            continue
-        common = (highest + 1) * n[highest + 1] / n[1]
-        if common >= 1:
-            continue
-        stars = [(r + 1) * n[r + 1] / n[r] for r in range(1, highest + 1)]
-        shares = tuple((star / r - common) / (1 - common) for r, star in enumerate(stars, 1))
-        if all(1e-9 < share < 1 for share in shares):
-            return shares, highest < HIGHEST
-    return (), True
-
-
 def _amounts(
     method: str, counts: np.ndarray, k: float
 ) -> tuple[int, np.ndarray, tuple[tuple[int, ...], tuple[float, ...], bool]]:
     """How a level is smoothed, its numbers, and what to tell of them."""
-    of = np.bincount(np.minimum(counts, HIGHEST + 2), minlength=HIGHEST + 3)[1 : HIGHEST + 2].tolist()
+    of = np.bincount(np.minimum(counts, HIGHEST + 2), minlength=HIGHEST + 3)[
+        1 : HIGHEST + 2
+    ].tolist()
     if method in ("absolute", "kneser-ney", "modified-kneser-ney"):
         found, fallback = discounts(of[:4], three=method == "modified-kneser-ney")
         return DISCOUNT, np.array(found), (tuple(of), found, fallback)
@@ -229,12 +207,11 @@ def _children(begin, keep):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, boundscheck=False)
-def _fill(kind, amounts, first_terminal, last_terminal, begin, counts, keep, suffix, lower, vocabulary, probabilities, backoff):  # type: ignore[no-untyped-def]
+def _fill(kind, amounts, terminal, begin, counts, keep, suffix, lower, vocabulary, probabilities, backoff):  # type: ignore[no-untyped-def]  # fmt: skip
     """Probabilities of a level's nodes (n,) and back-off weights of their parents (p,), both linear, in place."""
     for parent in range(len(backoff)):
         start, stop = begin[parent], begin[parent + 1]
-        terminal = first_terminal <= parent < last_terminal
-        if kind == ADD and not terminal:
+        if kind == ADD and not terminal[0] <= parent < terminal[1]:
             # add-k knows one order: below it all words are equally likely
             backoff[parent] = 1.0
             for node in range(start, stop):
@@ -250,7 +227,9 @@ def _fill(kind, amounts, first_terminal, last_terminal, begin, counts, keep, suf
             if not keep[node]:
                 left += counts[node]
         if kind == KATZ:
-            backoff[parent] = _katz(amounts, start, stop, counts, keep, suffix, lower, total, probabilities)
+            backoff[parent] = _katz(
+                amounts, start, stop, counts, keep, suffix, lower, total, probabilities
+            )
             continue
         if kind == WITTEN_BELL:
             left += types

@@ -158,3 +158,16 @@ class NextToken(Objective):
             raise ValueError(f"NextToken expects logits (B, T, V) and targets (B, T), got {got}")
         total = cross_entropy(logits.flatten(0, 1), targets.flatten(), self.ignore)
         yield Move("model", total, weight=(targets != self.ignore).sum())
+
+
+class Likelihood(Objective):
+    """-log p of the next token, in nats, of a model that knows its probabilities without being learned by gradient.
+
+    The model maps batch["tokens"], (B, C - 1 + T) int64, and batch["targets"], (B, T) int64, to nats (B, T),
+    0 where the target is negative and so does not count.
+    """
+
+    def losses(self, model: nn.Module, batch: Batch) -> Iterator[Move]:
+        """One move of the whole model: nats, summed over the tokens that count."""
+        total = model(batch["tokens"], batch["targets"]).sum()
+        yield Move("model", total, weight=(batch["targets"] >= 0).sum())
