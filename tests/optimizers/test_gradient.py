@@ -285,3 +285,17 @@ def test_the_rest_of_an_epoch_is_a_step_too() -> None:
         System(), out=False, optimizer={"epochs": 2, "accumulate": 3, "log_every": "1"}
     )
     assert run.metrics.lines[-1]["step"] == 6 and sum(seen) == 2 * 64
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("algorithm", ["adagrad", "adam", "sgd", "muon"])
+def test_algorithms_step_on_a_gpu_as_on_the_processor(algorithm: str) -> None:
+    """Adagrad's fused form is for processors only, and says so in its first step only."""
+    weights = []
+    for device in ("cuda", "cpu"):
+        run = fourfold.fit(
+            RowSystem(), out=False, device=device, optimizer={"algorithm": algorithm, "steps": 20}
+        )
+        weights.append([p.detach().cpu() for p in run.model.parameters()])
+    for a, b in zip(*weights, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)

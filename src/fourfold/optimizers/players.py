@@ -196,7 +196,8 @@ class PlayerSettings:
         if "fused" in accepted and "fused" not in keywords and "foreach" not in keywords:
             # one kernel for all parameters; the classic loop where the dtype or device has none
             devices = {p.device.type for group, _ in groups for p in group}
-            keywords["fused"] = devices <= {"cpu", "cuda", "mps"}
+            some = {"cpu"} if cls is torch.optim.Adagrad else {"cpu", "cuda", "mps"}
+            keywords["fused"] = devices <= some
         weight = cls.__name__ in DECOUPLED
         if weight and "decoupled_weight_decay" in accepted:
             keywords.setdefault("decoupled_weight_decay", True)
