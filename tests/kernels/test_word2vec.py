@@ -61,7 +61,10 @@ def run_kernel(
     seen, stats_ = np.zeros((1, 8), np.int64), np.zeros((1, 8))
     generator = np.array([state], np.uint64)
     last = len(corpus.ends) - 1
-    kernel.train(corpus, tables, settings, inputs, outputs, 0, last, 0, seen, generator, stats_)
+    room = kernel.scratch(tables, settings, inputs, outputs)
+    kernel.train(
+        corpus, tables, settings, inputs, outputs, 0, last, 0, seen, generator, stats_, room
+    )
     return inputs, outputs, generator, stats_
 
 
@@ -80,9 +83,8 @@ def test_the_kernel_does_what_its_plain_form_says(loss: str, algorithm: str, mea
     slow_in, slow_out = (m.detach().double().numpy().copy() for m in (model.inputs, model.outputs))
     state = plain.train(corpus, tables, settings, slow_in, slow_out, 0, 5, 987654321)
     assert int(generator[0]) == state
-    # the logistic function is a table of cells of 1/512 in the kernel: at most 5e-4 off a score's slope
-    np.testing.assert_allclose(inputs, slow_in, atol=0.02)
-    np.testing.assert_allclose(outputs, slow_out, atol=0.02)
+    np.testing.assert_allclose(inputs, slow_in, atol=2e-4)  # float32 against float64, 400 windows
+    np.testing.assert_allclose(outputs, slow_out, atol=2e-4)
     moved = np.abs(slow_in - model.inputs.detach().numpy()).max()
     assert moved > 0.2  # else the tolerance would hide everything
     assert (inputs[:, WIDTH + objective.biased :] == 0).all()
@@ -131,7 +133,7 @@ def test_the_sampler_draws_from_its_distribution() -> None:
     probability, alias = alias_cells(objective.noise)
     state = np.array([12345], np.uint64)
     drawn = np.bincount(
-        [kernel.sample(state, probability, alias) for _ in range(60_000)], minlength=WORDS
+        [kernel.sample(state, probability, alias, WORDS) for _ in range(60_000)], minlength=WORDS
     )
     assert stats.chisquare(drawn, objective.noise * drawn.sum()).pvalue > 1e-3
     uniform = np.full(WORDS, drawn.sum() / WORDS)

@@ -1,14 +1,15 @@
 """word2vec's inner loops, compiled: Mikolov et al. 2013a (arXiv 1301.3781) and 2013b (arXiv 1310.4546).
 
 One window at a time: its input rows (the context's words for skip-gram, their combination for CBOW)
-and its output rows (the middle word and the sampled ones, or the nodes of its Huffman path) are
-gathered into two small blocks that stay in the first-level cache; all products of the two are
-formed, then all gradients, summed over the window, then both blocks' rows are stepped where they
-lie. Several threads step the same matrices without locks (Hogwild: Niu et al. 2011).
+against its output rows (the middle word and the sampled ones, or the nodes of its Huffman path). All
+products of the two are formed, six output rows in registers at a time, then all gradients, summed over
+the window, and rows are stepped where they lie. What is drawn is drawn some windows ahead, so that rows
+are asked for before they are needed. Several threads step the same matrices without locks (Hogwild: Niu
+et al. 2011).
 
-`reference.py` beside this file says the same in plain NumPy; a test holds one to the other.
+`word2vec_plain.py` beside this file says the same in plain NumPy; a test holds one to the other.
 Shapes: V words, P columns of a row (its width and a bias, padded to a multiple of 16), W the widest
-window, M <= 2 W input rows and K output rows of a window.
+window, M <= 2 W input rows and K output rows of a window; B blocks of `ROWS` output rows.
 """
 
 from __future__ import annotations
@@ -18,14 +19,34 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit, uint64
 
+from fourfold.kernels.lanes import (
+    LANES,
+    add,
+    div,
+    exp,
+    fma,
+    load,
+    pointer,
+    mul,
+    prefetch,
+    splat,
+    store,
+    sub,
+    sums,
+)
+
 LINE = 16
 """float32 in a cache line: rows are padded to whole ones."""
 LONGEST = 10_000
 """Words of a sentence; a longer one is cut there, as in the papers' own program."""
-REACH = 8.0
-CELLS = 8192
-SIGMOID = (1 / (1 + np.exp(-((np.arange(CELLS) + 0.5) / CELLS * 2 - 1) * REACH))).astype(np.float32)
-"""The logistic function on [-8, 8] in steps of 1/512; a branch or an exponential in its place halves the speed."""
+ROWS = 6
+"""Output rows of a block."""
+CELL = 16
+"""Scores of two input rows with a block's output rows, six and six, and four that mean nothing."""
+AHEAD, RING = 2, 4
+"""Windows that are drawn before they come to be used, so that their rows arrive in time; places to keep them."""
+HOT = 5
+"""Nodes of a path, from the root, that need no asking for."""
 
 SIGMOIDS, SOFTMAX, CONTRAST, PATH = 0, 1, 2, 3
 """Kinds of loss: a sigmoid for each output row; a softmax over the true one and the sampled; noise-contrastive
@@ -54,97 +75,173 @@ def _uniform(state):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def sample(state, probability, alias):  # type: ignore[no-untyped-def]
-    """A word from a distribution, by the alias method (Walker 1977): exact, two look-ups."""
+def sample(state, probability, alias, words):  # type: ignore[no-untyped-def]
+    """One of so many words from a distribution, by the alias method (Walker 1977): exact, two look-ups."""
     bits = _random(state)
-    cell = np.int64(((bits >> uint64(32)) * uint64(len(alias))) >> uint64(32))
+    cell = np.int64(((bits >> uint64(32)) * uint64(words)) >> uint64(32))
     share = np.float32(bits & uint64(0xFFFFFF)) * np.float32(2.0**-24)
     return cell if share < probability[cell] else np.int64(alias[cell])
 
 
 @_compiled
-def _scores(inputs, outputs, found, m, k):  # type: ignore[no-untyped-def]
-    """found[a, b] = inputs[a] . outputs[b], two by three at a time; m is even or 1, k a multiple of 3."""
-    width = inputs.shape[1]
-    if m == 1:
-        for b in range(0, k, 3):
-            s0 = s1 = s2 = np.float32(0)
-            for d in range(width):
-                h = inputs[0, d]
-                s0 += h * outputs[b, d]
-                s1 += h * outputs[b + 1, d]
-                s2 += h * outputs[b + 2, d]
-            found[0, b], found[0, b + 1], found[0, b + 2] = s0, s1, s2
-        return
+def _scores(source, ins, m, outputs, outs, blocks, hidden, found, width):  # type: ignore[no-untyped-def]
+    """found: products of rows ins[a] of `source` with rows outs[b] of `outputs`; source's rows are kept in `hidden`.
+
+    The cell of rows a, a + 1 (a even; the last alone twice) and block n is found[(a / 2 * blocks + n) CELL :].
+    """
     for a in range(0, m, 2):
-        for b in range(0, k, 3):
-            s00 = s01 = s02 = s10 = s11 = s12 = np.float32(0)
-            for d in range(width):
-                h0, h1 = inputs[a, d], inputs[a + 1, d]
-                o0, o1, o2 = outputs[b, d], outputs[b + 1, d], outputs[b + 2, d]
-                s00 += h0 * o0
-                s01 += h0 * o1
-                s02 += h0 * o2
-                s10 += h1 * o0
-                s11 += h1 * o1
-                s12 += h1 * o2
-            found[a, b], found[a, b + 1], found[a, b + 2] = s00, s01, s02
-            found[a + 1, b], found[a + 1, b + 1], found[a + 1, b + 2] = s10, s11, s12
+        at, next_at = ins[a] * width, ins[min(a + 1, m - 1)] * width
+        to = a * width
+        for n in range(blocks):
+            b = n * ROWS
+            p0, p1, p2 = outs[b] * width, outs[b + 1] * width, outs[b + 2] * width
+            p3, p4, p5 = outs[b + 3] * width, outs[b + 4] * width, outs[b + 5] * width
+            s0 = s1 = s2 = s3 = s4 = s5 = t0 = t1 = t2 = t3 = t4 = t5 = splat(np.float32(0))
+            for d in range(0, width, LANES):
+                x, y = load(source, at + d), load(source, next_at + d)
+                store(hidden, to + d, x)
+                store(hidden, to + width + d, y)
+                o = load(outputs, p0 + d)
+                s0, t0 = fma(x, o, s0), fma(y, o, t0)
+                o = load(outputs, p1 + d)
+                s1, t1 = fma(x, o, s1), fma(y, o, t1)
+                o = load(outputs, p2 + d)
+                s2, t2 = fma(x, o, s2), fma(y, o, t2)
+                o = load(outputs, p3 + d)
+                s3, t3 = fma(x, o, s3), fma(y, o, t3)
+                o = load(outputs, p4 + d)
+                s4, t4 = fma(x, o, s4), fma(y, o, t4)
+                o = load(outputs, p5 + d)
+                s5, t5 = fma(x, o, s5), fma(y, o, t5)
+            cell = (a // 2 * blocks + n) * CELL
+            sums(found, cell, s0, s1, s2, s3, s4, s5, t0, t1, t2, t3, t4, t5)
 
 
 @_compiled
-def _slopes(found, m, k, kind, labels, weights, shifts, sigmoid):  # type: ignore[no-untyped-def]
-    """Scores to minus the loss's gradient by each score, times the row's weight (0 for rows that do not count)."""
-    if kind == SOFTMAX:
-        for a in range(m):
-            top = found[a, 0]
-            for b in range(1, k):
-                top = max(top, found[a, b] if weights[b] > 0 else top)
-            total = np.float32(0)
-            for b in range(k):
-                found[a, b] = np.exp(found[a, b] - top) if weights[b] > 0 else np.float32(0)
-                total += found[a, b]
-            for b in range(k):
-                found[a, b] = (labels[b] - found[a, b] / total) * weights[b]
-        return
-    scale, last = np.float32(CELLS / (2 * REACH)), np.float32(CELLS - 1)
+def _score(hidden, outputs, outs, blocks, found, width):  # type: ignore[no-untyped-def]
+    """As `_scores`, of the one row hidden[:P]."""
+    zero = splat(np.float32(0))
+    for n in range(blocks):
+        b = n * ROWS
+        p0, p1, p2 = outs[b] * width, outs[b + 1] * width, outs[b + 2] * width
+        p3, p4, p5 = outs[b + 3] * width, outs[b + 4] * width, outs[b + 5] * width
+        s0 = s1 = s2 = s3 = s4 = s5 = zero
+        for d in range(0, width, LANES):
+            x = load(hidden, d)
+            s0, s1 = fma(x, load(outputs, p0 + d), s0), fma(x, load(outputs, p1 + d), s1)
+            s2, s3 = fma(x, load(outputs, p2 + d), s2), fma(x, load(outputs, p3 + d), s3)
+            s4, s5 = fma(x, load(outputs, p4 + d), s4), fma(x, load(outputs, p5 + d), s5)
+        sums(found, n * CELL, s0, s1, s2, s3, s4, s5, zero, zero, zero, zero, zero, zero)
+
+
+@_compiled
+def _slopes(found, m, blocks, labels, weights, shifts):  # type: ignore[no-untyped-def]
+    """Scores to minus the loss's gradient by each score, times the output row's weight: sigmoids."""
+    one = splat(np.float32(1))
+    for pair in range((m + 1) // 2):
+        for at in range(0, blocks * CELL, LANES):
+            to = pair * blocks * CELL + at
+            likely = div(one, add(one, exp(sub(load(shifts, at), load(found, to)))))
+            store(found, to, mul(sub(load(labels, at), likely), load(weights, at)))
+
+
+@_compiled
+def _softmax_slopes(found, m, blocks, labels, weights):  # type: ignore[no-untyped-def]
+    """As `_slopes`, of a softmax over the output rows whose weight is not 0."""
     for a in range(m):
-        for b in range(k):
-            place = (found[a, b] - shifts[b] + np.float32(REACH)) * scale
-            cell = np.int32(min(max(place, np.float32(0)), last))
-            cell = min(max(cell, np.int32(0)), np.int32(CELLS - 1))  # of what is no number, too
-            found[a, b] = (labels[b] - sigmoid[cell]) * weights[b]
+        first = a // 2 * blocks * CELL + (a & 1) * ROWS
+        top, total = np.float32(-1e30), np.float32(0)
+        for n in range(blocks):
+            for i in range(ROWS):
+                if weights[n * CELL + i] > 0:
+                    top = max(top, found[first + n * CELL + i])
+        for n in range(blocks):
+            for i in range(ROWS):
+                at, to = n * CELL + i, first + n * CELL + i
+                found[to] = np.exp(found[to] - top) if weights[at] > 0 else np.float32(0)
+                total += found[to]
+        for n in range(blocks):
+            for i in range(ROWS):
+                at, to = n * CELL + i, first + n * CELL + i
+                found[to] = (labels[at] - found[to] / total) * weights[at]
 
 
 @_compiled
-def _step_inputs(matrix, rows, m, outputs, slopes, k):  # type: ignore[no-untyped-def]
-    """matrix[rows[a]] += sum over b of slopes[a, b] outputs[b]."""
-    width = matrix.shape[1]
-    for a in range(m):
-        row = rows[a]
-        for b in range(0, k, 3):
-            g0, g1, g2 = slopes[a, b], slopes[a, b + 1], slopes[a, b + 2]
-            for d in range(width):
-                matrix[row, d] += (
-                    g0 * outputs[b, d] + g1 * outputs[b + 1, d] + g2 * outputs[b + 2, d]
-                )
+def _step(inputs, ins, m, outputs, outs, blocks, hidden, slopes, width):  # type: ignore[no-untyped-def]
+    """inputs[ins[a]] += sum over b of slopes[a, b] outputs[outs[b]]; outputs[outs[b]] += sum over a of slopes[a, b] hidden[a]."""
+    for n in range(blocks):
+        b = n * ROWS
+        p0, p1, p2 = outs[b] * width, outs[b + 1] * width, outs[b + 2] * width
+        p3, p4, p5 = outs[b + 3] * width, outs[b + 4] * width, outs[b + 5] * width
+        for d in range(0, width, LANES):
+            o0, o1, o2 = load(outputs, p0 + d), load(outputs, p1 + d), load(outputs, p2 + d)
+            o3, o4, o5 = load(outputs, p3 + d), load(outputs, p4 + d), load(outputs, p5 + d)
+            g0 = g1 = g2 = g3 = g4 = g5 = splat(np.float32(0))
+            for a in range(m):
+                f = (a // 2 * blocks + n) * CELL + (a & 1) * ROWS
+                h, at = load(hidden, a * width + d), ins[a] * width + d
+                s0, s1, s2 = splat(slopes[f]), splat(slopes[f + 1]), splat(slopes[f + 2])
+                s3, s4, s5 = splat(slopes[f + 3]), splat(slopes[f + 4]), splat(slopes[f + 5])
+                x = fma(s2, o2, fma(s1, o1, fma(s0, o0, load(inputs, at))))
+                y = fma(s5, o5, fma(s4, o4, mul(s3, o3)))
+                g0, g1, g2 = fma(s0, h, g0), fma(s1, h, g1), fma(s2, h, g2)
+                g3, g4, g5 = fma(s3, h, g3), fma(s4, h, g4), fma(s5, h, g5)
+                store(inputs, at, add(x, y))
+            # one row may stand there twice: each is read again
+            store(outputs, p0 + d, add(load(outputs, p0 + d), g0))
+            store(outputs, p1 + d, add(load(outputs, p1 + d), g1))
+            store(outputs, p2 + d, add(load(outputs, p2 + d), g2))
+            store(outputs, p3 + d, add(load(outputs, p3 + d), g3))
+            store(outputs, p4 + d, add(load(outputs, p4 + d), g4))
+            store(outputs, p5 + d, add(load(outputs, p5 + d), g5))
 
 
 @_compiled
-def _step_outputs(matrix, rows, k, inputs, slopes, m):  # type: ignore[no-untyped-def]
-    """matrix[rows[b]] += sum over a of slopes[a, b] inputs[a]; m is even or 1."""
-    width = matrix.shape[1]
-    for b in range(k):
-        row = rows[b]
-        if m == 1:
-            g = slopes[0, b]
-            for d in range(width):
-                matrix[row, d] += g * inputs[0, d]
-            continue
-        for a in range(0, m, 2):
-            g0, g1 = slopes[a, b], slopes[a + 1, b]
-            for d in range(width):
-                matrix[row, d] += g0 * inputs[a, d] + g1 * inputs[a + 1, d]
+def _step_outputs(outputs, outs, blocks, hidden, slopes, change, width):  # type: ignore[no-untyped-def]
+    """outputs[outs[b]] += slopes[b] hidden; `change` becomes the sum over b of slopes[b] outputs[outs[b]] as it was."""
+    for n in range(blocks):
+        f, b = n * CELL, n * ROWS
+        p0, p1, p2 = outs[b] * width, outs[b + 1] * width, outs[b + 2] * width
+        p3, p4, p5 = outs[b + 3] * width, outs[b + 4] * width, outs[b + 5] * width
+        s0, s1, s2 = splat(slopes[f]), splat(slopes[f + 1]), splat(slopes[f + 2])
+        s3, s4, s5 = splat(slopes[f + 3]), splat(slopes[f + 4]), splat(slopes[f + 5])
+        for d in range(0, width, LANES):
+            h = load(hidden, d)
+            o0, o1, o2 = load(outputs, p0 + d), load(outputs, p1 + d), load(outputs, p2 + d)
+            o3, o4, o5 = load(outputs, p3 + d), load(outputs, p4 + d), load(outputs, p5 + d)
+            x = fma(s2, o2, fma(s1, o1, mul(s0, o0)))
+            y = fma(s5, o5, fma(s4, o4, mul(s3, o3)))
+            store(change, d, add(add(x, y), load(change, d)) if n else add(x, y))
+            store(outputs, p0 + d, fma(s0, h, load(outputs, p0 + d)))
+            store(outputs, p1 + d, fma(s1, h, load(outputs, p1 + d)))
+            store(outputs, p2 + d, fma(s2, h, load(outputs, p2 + d)))
+            store(outputs, p3 + d, fma(s3, h, load(outputs, p3 + d)))
+            store(outputs, p4 + d, fma(s4, h, load(outputs, p4 + d)))
+            store(outputs, p5 + d, fma(s5, h, load(outputs, p5 + d)))
+
+
+@_compiled
+def _combine(inputs, ins, count, share, hidden, width):  # type: ignore[no-untyped-def]
+    """hidden[:P] = share * the sum of the rows."""
+    factor = splat(np.float32(share))
+    for d in range(0, width, LANES):
+        total = splat(np.float32(0))
+        for a in range(count):
+            total = add(total, load(inputs, ins[a] * width + d))
+        store(hidden, d, mul(total, factor))
+
+
+@_compiled
+def _scatter(inputs, ins, count, change, width):  # type: ignore[no-untyped-def]
+    """inputs[ins[a]] += change, for every row alike.
+
+    Also where the input was their mean: as in the papers' own program each word of the context takes
+    the whole gradient, not its count-th part, which is the exact one at a rate some 6 times lower.
+    """
+    for a in range(count):
+        at = ins[a] * width
+        for d in range(0, width, LANES):
+            store(inputs, at + d, add(load(inputs, at + d), load(change, d)))
 
 
 class Corpus(NamedTuple):
@@ -172,8 +269,6 @@ class Tables(NamedTuple):
     """int32: inner nodes from the root, rows of the output matrix."""
     turns: np.ndarray
     """float32: the label at each node, 1 where the code's bit is 0."""
-    sigmoid: np.ndarray
-    """`SIGMOID`."""
 
 
 class Settings(NamedTuple):
@@ -208,114 +303,125 @@ def _thinned(words, start, stop, keep, kept, state):  # type: ignore[no-untyped-
 
 
 @_compiled
-def _sampled(middle, tables, negatives, rate, rows, labels, weights, shifts, state):  # type: ignore[no-untyped-def]
+def _ask(matrix, row, width):  # type: ignore[no-untyped-def]
+    """Ask for a row of a matrix before it is needed."""
+    for d in range(0, width, LINE):
+        prefetch(matrix, row * width + d)
+
+
+@_compiled
+def _label(b, label, weight, shift, labels, weights, shifts):  # type: ignore[no-untyped-def]
+    """What output row b is compared with, for both input rows of a cell."""
+    at = b // ROWS * CELL + b % ROWS
+    labels[at] = labels[at + ROWS] = label
+    weights[at] = weights[at + ROWS] = weight
+    shifts[at] = shifts[at + ROWS] = shift
+
+
+@_compiled
+def _sampled(middle, k, rate, shift, outs, labels, weights, shifts):  # type: ignore[no-untyped-def]
     """The true word and the negatives as output rows; one that hits the true word does not count."""
-    rows[0], labels[0], weights[0], shifts[0] = middle, 1, rate, tables.shift[middle]
-    for b in range(1, negatives + 1):
-        word = sample(state, tables.probability, tables.alias)
-        rows[b], labels[b], shifts[b] = word, 0, tables.shift[word]
-        weights[b] = rate if word != middle else np.float32(0)
-    return negatives + 1
+    outs[0] = middle
+    _label(0, np.float32(1), rate, shift[middle], labels, weights, shifts)
+    for b in range(1, k):
+        word = outs[b]
+        weight = rate if word != middle else np.float32(0)
+        _label(b, np.float32(0), weight, shift[word], labels, weights, shifts)
 
 
 @_compiled
-def _everything(middle, words, rate, rows, labels, weights):  # type: ignore[no-untyped-def]
+def _everything(middle, k, rate, outs, labels, weights, shifts):  # type: ignore[no-untyped-def]
     """All words as output rows: the full softmax."""
-    for word in range(words):
-        rows[word], labels[word], weights[word] = word, 0, rate
-    labels[middle] = 1
-    return words
+    for word in range(k):
+        outs[word] = word
+        label = np.float32(1 if word == middle else 0)
+        _label(word, label, rate, np.float32(0), labels, weights, shifts)
 
 
 @_compiled
-def _path(middle, tables, rate, rows, labels, weights):  # type: ignore[no-untyped-def]
+def _path(start, k, nodes, turns, rate, outs, labels, weights, shifts):  # type: ignore[no-untyped-def]
     """The nodes of the true word's Huffman path as output rows."""
-    start = tables.begins[middle]
-    count = tables.begins[middle + 1] - start
-    for b in range(count):
-        rows[b] = tables.nodes[start + b]
-        labels[b], weights[b] = tables.turns[start + b], rate
-    return count
+    for b in range(k):
+        outs[b] = nodes[start + b]
+        _label(b, turns[start + b], rate, np.float32(0), labels, weights, shifts)
 
 
 @_compiled
-def _gather(matrix, rows, count, block, up_to):  # type: ignore[no-untyped-def]
-    """block[a] = matrix[rows[a]], then zeros up to row `up_to`."""
-    width = matrix.shape[1]
-    for a in range(count):
-        row = rows[a]
-        for d in range(width):
-            block[a, d] = matrix[row, d]
-    for a in range(count, up_to):
-        for d in range(width):
-            block[a, d] = 0
+def _padded(k, outs, labels, weights, shifts):  # type: ignore[no-untyped-def]
+    """Fill the last block with rows that do not count; returns how many blocks there are."""
+    blocks = (k + ROWS - 1) // ROWS
+    for b in range(k, blocks * ROWS):
+        outs[b] = outs[0]
+        _label(b, np.float32(0), np.float32(0), np.float32(0), labels, weights, shifts)
+    return blocks
 
 
 @_compiled
-def _combine(matrix, rows, count, share, block):  # type: ignore[no-untyped-def]
-    """block[0] = share * the sum of the rows."""
-    width = matrix.shape[1]
-    for d in range(width):
-        block[0, d] = 0
-    for a in range(count):
-        row = rows[a]
-        for d in range(width):
-            block[0, d] += matrix[row, d]
-    for d in range(width):
-        block[0, d] *= share
-
-
-@_compiled
-def _scatter(matrix, rows, count, outputs, slopes, k, change):  # type: ignore[no-untyped-def]
-    """matrix[rows[a]] += sum over b of slopes[0, b] outputs[b], for every row alike.
-
-    Also where the input was their mean: as in the papers' own program each word of the context takes
-    the whole gradient, not its count-th part, which is the exact one at a rate some 6 times lower.
-    """
-    width = matrix.shape[1]
-    for d in range(width):
-        change[d] = 0
-    for b in range(0, k, 3):
-        g0, g1, g2 = slopes[0, b], slopes[0, b + 1], slopes[0, b + 2]
-        for d in range(width):
-            change[d] += g0 * outputs[b, d] + g1 * outputs[b + 1, d] + g2 * outputs[b + 2, d]
-    for a in range(count):
-        row = rows[a]
-        for d in range(width):
-            matrix[row, d] += change[d]
-
-
-@_compiled
-def _loss(scores, m, k, kind, labels, weights, shifts):  # type: ignore[no-untyped-def]
+def _loss(scores, m, k, blocks, kind, labels, weights, shifts):  # type: ignore[no-untyped-def]
     """The loss of a window in nats, from its scores."""
     found = 0.0
     for a in range(m):
-        if kind == SOFTMAX:
-            true, total = 0.0, 0.0
-            for b in range(k):
-                true += labels[b] * scores[a, b]
-            for b in range(k):
-                total += np.exp(scores[a, b] - true) if weights[b] > 0 else 0.0
-            found += np.log(total)
-            continue
+        first = a // 2 * blocks * CELL + (a & 1) * ROWS
+        true, total = 0.0, 0.0
         for b in range(k):
-            z = scores[a, b] - shifts[b]
-            z = z if labels[b] > 0 else -z
-            found += np.log1p(np.exp(-abs(z))) + max(-z, 0.0) if weights[b] > 0 else 0.0
+            at = b // ROWS * CELL + b % ROWS
+            z = scores[first + at] - shifts[at]
+            if kind == SOFTMAX:
+                true += labels[at] * z
+            elif weights[at] > 0:
+                z = z if labels[at] > 0 else -z
+                found += np.log1p(np.exp(-abs(z))) + max(-z, 0.0)
+        if kind == SOFTMAX:
+            for b in range(k):
+                at = b // ROWS * CELL + b % ROWS
+                total += np.exp(scores[first + at] - true) if weights[at] > 0 else 0.0
+            found += np.log(total)
     return found
 
 
-@_compiled
-def _deepest(tables):  # type: ignore[no-untyped-def]
-    """Nodes of the longest path."""
-    deepest = 0
-    for word in range(len(tables.begins) - 1):
-        deepest = max(deepest, tables.begins[word + 1] - tables.begins[word])
-    return deepest
+class Scratch(NamedTuple):
+    """What one thread needs beside the matrices."""
+
+    hidden: np.ndarray
+    """(2 W + 2) P float32: the window's input rows as they were."""
+    change: np.ndarray
+    """(P,) float32."""
+    slopes: np.ndarray
+    """(W + 1) B CELL float32: scores, then slopes."""
+    labels: np.ndarray
+    weights: np.ndarray
+    shifts: np.ndarray
+    """(B CELL,) float32: of the output rows, twice in each cell."""
+    ins: np.ndarray
+    outs: np.ndarray
+    """(2 W + 1,) and (B ROWS,) int64: the window's rows of both matrices."""
+    kept: np.ndarray
+    """(LONGEST,) int32: what sub-sampling leaves of a sentence."""
+    near: np.ndarray
+    drawn: np.ndarray
+    """(RING,) and (RING k,) int64: the next windows' widths and negatives."""
+
+
+def scratch(tables: Tables, settings: Settings, inputs: np.ndarray, outputs: np.ndarray) -> Scratch:
+    """Room for one thread."""
+    deepest = int(np.diff(tables.begins).max(initial=0))
+    most = max(len(outputs) if settings.negatives < 0 else settings.negatives + 1, deepest)
+    blocks, reach = -(-most // ROWS), settings.window
+    return Scratch(
+        np.zeros((2 * reach + 2) * inputs.shape[1], np.float32),
+        np.zeros(inputs.shape[1], np.float32),
+        np.zeros((reach + 1) * blocks * CELL, np.float32),
+        *(np.zeros(blocks * CELL, np.float32) for _ in range(3)),
+        np.zeros(2 * reach + 1, np.int64),
+        np.zeros(blocks * ROWS, np.int64),
+        np.zeros(LONGEST, np.int32),
+        np.zeros(RING, np.int64),
+        np.zeros(RING * max(1, settings.negatives), np.int64),
+    )
 
 
 @_compiled
-def train(corpus, tables, settings, inputs, outputs, first, last, me, seen, state, stats):  # type: ignore[no-untyped-def]
+def train(corpus, tables, settings, inputs, outputs, first, last, me, seen, state, stats, room):  # type: ignore[no-untyped-def]
     """Step both matrices over some sentences; returns nothing, several threads may run it at once.
 
     Args:
@@ -328,79 +434,95 @@ def train(corpus, tables, settings, inputs, outputs, first, last, me, seen, stat
         state: (1,) uint64, this thread's generator, not zero.
         stats: (threads, 8) float64: the sum of losses and how many predictions it is of, on every 64th window;
             windows; input rows; output rows.
+        room: this thread's, from `scratch`.
     """
-    width, reach = inputs.shape[1], 2 * settings.window
-    everything = settings.negatives < 0
-    most = max(len(outputs) if everything else settings.negatives + 1, _deepest(tables))
-    most = 3 * ((most + 2) // 3)
-    hidden = np.zeros((reach + 1, width), np.float32)
-    chosen = np.zeros((most, width), np.float32)
-    slopes = np.zeros((reach + 1, most), np.float32)
-    change = np.zeros(width, np.float32)
-    context, rows = np.zeros(reach, np.int32), np.zeros(most, np.int32)
-    labels, weights = np.zeros(most, np.float32), np.zeros(most, np.float32)
-    shifts, kept = np.zeros(most, np.float32), np.empty(LONGEST, np.int32)
+    width, words = inputs.shape[1], len(tables.keep)
+    p_in, p_out, p_state = pointer(inputs), pointer(outputs), pointer(state)
+    p_text, p_keep, p_shift = pointer(corpus.words), pointer(tables.keep), pointer(tables.shift)
+    p_share, p_alias = pointer(tables.probability), pointer(tables.alias)
+    begins, nodes, turns = pointer(tables.begins), pointer(tables.nodes), pointer(tables.turns)
+    hidden, change, slopes = pointer(room.hidden), pointer(room.change), pointer(room.slopes)
+    labels, weights, shifts = pointer(room.labels), pointer(room.weights), pointer(room.shifts)
+    ins, outs, kept = pointer(room.ins), pointer(room.outs), pointer(room.kept)
+    near, drawn = pointer(room.near), pointer(room.drawn)
+    kind, window, negatives, bias = (
+        settings.kind,
+        settings.window,
+        settings.negatives,
+        settings.bias,
+    )
+    paths, everything = kind == PATH, negatives < 0
+    samples = 0 if paths or everything else negatives
+    windows, rows_in, rows_out = np.int64(stats[me, 2]), np.int64(0), np.int64(0)
     for sentence in range(first, last):
         for start in range(corpus.ends[sentence], corpus.ends[sentence + 1], LONGEST):
             stop = min(start + LONGEST, corpus.ends[sentence + 1])
-            length = _thinned(corpus.words, start, stop, tables.keep, kept, state)
+            length = _thinned(p_text, start, stop, p_keep, kept, p_state)
             seen[me, 0] += stop - start
             done = seen[:, 0].sum() / settings.total
             rate = np.float32(
                 max(settings.rate_end, settings.rate + (settings.rate_end - settings.rate) * done)
             )
-            for i in range(length):
-                near = 1 + np.int64((_random(state) >> uint64(33)) % uint64(settings.window))
-                count = 0
-                for j in range(max(0, i - near), min(length, i + near + 1)):  # type: ignore[call-overload]
-                    if j != i:
-                        context[count] = kept[j]
-                        count += 1
-                if count == 0:
-                    continue
-                middle = kept[i]
-                if settings.kind == PATH:
-                    k = _path(middle, tables, rate, rows, labels, weights)
-                elif everything:
-                    k = _everything(middle, len(outputs), rate, rows, labels, weights)
-                else:
-                    k = _sampled(
-                        middle,
-                        tables,
-                        settings.negatives,
-                        rate,
-                        rows,
-                        labels,
-                        weights,
-                        shifts,
-                        state,
+            ready, asked = 0, 0
+            for i in range(length if length > 1 else 0):
+                while asked < min(length, i + AHEAD + window + 1):
+                    _ask(p_in, kept[asked], width)
+                    asked += 1
+                while ready < min(length, i + AHEAD + 1):
+                    near[ready % RING] = 1 + np.int64(
+                        (_random(p_state) >> uint64(33)) % uint64(window)
                     )
-                padded = 3 * ((k + 2) // 3)
-                weights[k:padded] = 0
-                _gather(outputs, rows, k, chosen, padded)
-                share = np.float32(1.0 / count if settings.mean else 1.0)
-                m = 1 if settings.together else count
-                even = m + (m & 1 if m > 1 else 0)
-                if settings.together:
-                    _combine(inputs, context, count, share, hidden)
+                    for b in range(ready % RING * samples, (ready % RING + 1) * samples):
+                        word = sample(p_state, p_share, p_alias, words)
+                        drawn[b] = word
+                        _ask(p_out, word, width)
+                    if paths:
+                        for b in range(begins[kept[ready]] + HOT, begins[kept[ready] + 1]):
+                            _ask(p_out, nodes[b], width)
+                    else:
+                        _ask(p_out, kept[ready], width)
+                    ready += 1
+                middle, reached, m = kept[i], near[i % RING], 0
+                for j in range(max(0, i - reached), min(length, i + reached + 1)):  # type: ignore[call-overload]
+                    ins[m] = kept[j]
+                    m += 1 if j != i else 0
+                if paths:
+                    k = begins[middle + 1] - begins[middle]
+                    _path(begins[middle], k, nodes, turns, rate, outs, labels, weights, shifts)
+                elif everything:
+                    k = words
+                    _everything(middle, k, rate, outs, labels, weights, shifts)
                 else:
-                    _gather(inputs, context, count, hidden, even)
-                if settings.bias >= 0:
-                    hidden[:m, settings.bias] = 1
-                _scores(hidden, chosen, slopes, even, padded)
-                stats[me, 2] += 1
-                if np.int64(stats[me, 2]) % 64 == 1:
-                    stats[me, 0] += _loss(slopes, m, k, settings.kind, labels, weights, shifts)
+                    k = negatives + 1
+                    for b in range(samples):
+                        outs[b + 1] = drawn[i % RING * samples + b]
+                    _sampled(middle, k, rate, p_shift, outs, labels, weights, shifts)
+                blocks, count = _padded(k, outs, labels, weights, shifts), m
+                if settings.together:
+                    m = 1
+                    _combine(p_in, ins, count, 1.0 / count if settings.mean else 1.0, hidden, width)
+                    if bias >= 0:
+                        hidden[bias] = np.float32(1)
+                    _score(hidden, p_out, outs, blocks, slopes, width)
+                else:
+                    _scores(p_in, ins, m, p_out, outs, blocks, hidden, slopes, width)
+                if windows % 64 == 0:
+                    stats[me, 0] += _loss(slopes, m, k, blocks, kind, labels, weights, shifts)
                     stats[me, 1] += m
-                _slopes(
-                    slopes, even, padded, settings.kind, labels, weights, shifts, tables.sigmoid
-                )
-                if settings.bias >= 0:
-                    chosen[:k, settings.bias] = 0  # the column of ones stays as it is
-                if settings.together:
-                    _scatter(inputs, context, count, chosen, slopes, padded, change)
+                windows, rows_in, rows_out = windows + 1, rows_in + count, rows_out + k
+                if kind == SOFTMAX:
+                    _softmax_slopes(slopes, m, blocks, labels, weights)
                 else:
-                    _step_inputs(inputs, context, m, chosen, slopes, padded)
-                _step_outputs(outputs, rows, k, hidden, slopes, even)
-                stats[me, 3] += count
-                stats[me, 4] += k
+                    _slopes(slopes, m, blocks, labels, weights, shifts)
+                if settings.together:
+                    _step_outputs(p_out, outs, blocks, hidden, slopes, change, width)
+                    if bias >= 0:
+                        change[bias] = np.float32(0)  # the column of ones stays as it is
+                    _scatter(p_in, ins, count, change, width)
+                else:
+                    _step(p_in, ins, m, p_out, outs, blocks, hidden, slopes, width)
+                    for a in range(m if bias >= 0 else 0):
+                        p_in[ins[a] * width + bias] = np.float32(1)
+    stats[me, 2] = windows
+    stats[me, 3] += rows_in
+    stats[me, 4] += rows_out

@@ -61,11 +61,10 @@ def train(
             seen += len(piece)
             rate = settings.rate + (settings.rate_end - settings.rate) * seen / settings.total
             rate = max(settings.rate_end, rate)
-            for i, middle in enumerate(kept):
+            for i, middle in enumerate(kept if len(kept) > 1 else []):
                 near = 1 + (random.bits() >> 33) % settings.window
                 context = kept[max(0, i - near) : i] + kept[i + 1 : i + near + 1]
-                if context:
-                    _window(tables, settings, inputs, outputs, context, middle, rate, random)
+                _window(tables, settings, inputs, outputs, context, middle, rate, random)
     return random.state
 
 

@@ -76,7 +76,7 @@ class WordPrediction(Objective):
 
     def tables(self, keep: np.ndarray) -> Tables:
         """What the compiled kernels look up; `keep` is the data's, (V,) float32."""
-        from fourfold.kernels.word2vec import SIGMOID, Tables
+        from fourfold.kernels.word2vec import Tables
 
         probability, alias = self._kept("alias", lambda: alias_cells(self.noise))
         shift = np.zeros(len(keep), np.float32)
@@ -84,7 +84,7 @@ class WordPrediction(Objective):
             shift = np.log(self.negatives * self.noise).astype(np.float32)
         empty = np.zeros(1, np.int32), np.zeros(1, np.int32), np.zeros(1, np.float32)
         begins, nodes, labels = self.tree if self.loss == "hierarchical" else empty
-        return Tables(keep, probability, alias, shift, begins, nodes, labels, SIGMOID)
+        return Tables(keep, probability, alias, shift, begins, nodes, labels)
 
     # --- plainly ------------------------------------------------------------------------------------------
 

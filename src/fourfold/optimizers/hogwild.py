@@ -215,6 +215,7 @@ class _Search:
         from fourfold.kernels import word2vec as kernel
 
         inputs, outputs = self.model.inputs.detach().numpy(), self.model.outputs.detach().numpy()
+        room = kernel.scratch(self.tables, self.settings, inputs, outputs)
         while True:
             try:
                 first, last = waiting.get_nowait()
@@ -222,7 +223,7 @@ class _Search:
                 return
             kernel.train(
                 self.corpus, self.tables, self.settings, inputs, outputs, first, last, me,
-                self.seen, self.states[me], self.stats,
+                self.seen, self.states[me], self.stats, room,
             )  # fmt: skip
 
     # --- around -------------------------------------------------------------------------------------
