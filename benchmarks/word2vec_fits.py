@@ -1,0 +1,69 @@
+"""One fit of word vectors in a process of its own, ours or gensim's, for `benchmarks.word2vec`.
+
+    python -m benchmarks.word2vec_fits gensim text.txt out.npz '{"algorithm": "skip-gram", "loss": "negative"}'
+
+Both get the same settings: a window of 5, 5 negatives, sub-sampling at 1e-3, a minimum count of 5, rates from
+0.025 to 0.0001, the context's mean in CBOW. gensim reads the text itself (`corpus_file`), its fastest way.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SETTINGS: dict[str, Any] = {
+    "algorithm": "skip-gram", "loss": "negative", "width": 100, "epochs": 1, "threads": 2, "seed": 1,
+    "negatives": 5,
+}  # fmt: skip
+
+
+def gensim(path: Path, out: Path | None, s: dict[str, Any]) -> dict[str, float]:
+    """gensim's; returns seconds of training and raw words of an epoch."""
+    from gensim.models import Word2Vec
+
+    tree = s["loss"] == "hierarchical"
+    model = Word2Vec(
+        vector_size=s["width"], window=5, negative=0 if tree else s["negatives"], hs=int(tree),
+        sg=int(s["algorithm"] == "skip-gram"), sample=1e-3, min_count=5, alpha=0.025, min_alpha=1e-4,
+        workers=s["threads"], seed=s["seed"], cbow_mean=1,
+    )  # fmt: skip
+    model.build_vocab(corpus_file=str(path))
+    began = time.perf_counter()
+    model.train(
+        corpus_file=str(path), total_words=model.corpus_total_words,
+        total_examples=model.corpus_count, epochs=s["epochs"],
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    if out is None:
+        return {"training": seconds, "words": model.corpus_total_words}
+    if out.suffix == ".bin":
+        model.wv.save_word2vec_format(str(out), binary=True)
+    else:
+        kept = {"words": np.array(model.wv.index_to_key), "inputs": model.wv.vectors}
+        if tree:
+            codes = [model.wv.get_vecattr(w, "code") for w in model.wv.index_to_key]
+            points = [model.wv.get_vecattr(w, "point") for w in model.wv.index_to_key]
+            kept |= {
+                "outputs": model.syn1, "begins": np.cumsum([0, *map(len, codes)]),
+                "nodes": np.concatenate(points), "labels": 1.0 - np.concatenate(codes),
+            }  # fmt: skip
+        else:
+            kept["outputs"] = model.syn1neg
+        np.savez(out, **kept)
+    return {"training": seconds, "words": model.corpus_total_words}
+
+
+def main() -> None:
+    who, path, out, settings = sys.argv[1:]
+    fit = {"gensim": gensim}[who]
+    found = fit(Path(path), Path(out) if out else None, SETTINGS | json.loads(settings))
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
