@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import heapq
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -88,6 +92,23 @@ def test_the_kernel_does_what_its_plain_form_says(loss: str, algorithm: str, mea
     moved = np.abs(slow_in - model.inputs.detach().numpy()).max()
     assert moved > 0.2  # else the tolerance would hide everything
     assert (inputs[:, WIDTH + objective.biased :] == 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("features, lanes", [("+avx,+avx2,+fma", 8), ("+sse2", 4)])
+def test_the_kernel_is_the_same_with_narrower_registers(
+    features: str, lanes: int, tmp_path: Path
+) -> None:
+    here = f"{__file__}::test_the_kernel_does_what_its_plain_form_says"
+    settings = {
+        "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path),
+    }  # fmt: skip
+    check = f"from fourfold.kernels.lanes import LANES; assert LANES == {lanes}; import pytest; "
+    check += f"raise SystemExit(pytest.main(['-q', {here!r}]))"
+    done = subprocess.run(
+        [sys.executable, "-c", check], env=os.environ | settings, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -12,17 +12,19 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic, models, register_model
+from numba import extending
+from numba.core import cgutils, config, types
 
 FLOAT, INT = ir.FloatType(), ir.IntType(32)
 
 
 def _lanes() -> int:
-    features = llvm.get_host_cpu_features()
-    if features.get("avx512f"):
-        return 16
-    return 8 if features.get("avx") else 4
+    """As wide as the machine's registers, or as those of NUMBA_CPU_FEATURES where that is set."""
+    features: str | None = getattr(config, "CPU_FEATURES", None)
+    if features is None:
+        features = llvm.get_host_cpu_features().flatten()
+    known = features.split(",")
+    return 16 if "+avx512f" in known else 8 if "+avx" in known else 4
 
 
 LANES = _lanes()
@@ -40,10 +42,15 @@ class LanesType(types.Type):
 lanes_type = LanesType()
 
 
-@register_model(LanesType)
-class _Model(models.PrimitiveModel):  # type: ignore[misc]
+@extending.register_model(LanesType)
+class _Model(extending.models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, VECTOR)
+
+
+def intrinsic(function: Any) -> Any:
+    """A function of compiled code, given by how it is typed and what instructions it becomes."""
+    return extending.intrinsic(function)
 
 
 @intrinsic
@@ -56,7 +63,7 @@ def pointer(typing: Any, array: Any) -> Any:
     return types.CPointer(array.dtype)(array), code
 
 
-def _place(builder: Any, start: Any, at: Any, pointee: Any) -> Any:
+def _place(builder: Any, pointee: Any, start: Any, at: Any) -> Any:
     return builder.bitcast(builder.gep(start, [at]), pointee.as_pointer())
 
 
@@ -69,7 +76,7 @@ def load(typing: Any, start: Any, at: Any) -> Any:
     """The numbers from `at` on."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _place(builder, *arguments, VECTOR)
+        place = _place(builder, VECTOR, *arguments)
         return builder.load(place, align=4)
 
     return lanes_type(start, types.intp), code
@@ -80,7 +87,7 @@ def store(typing: Any, start: Any, at: Any, value: Any) -> Any:
     """Write numbers from `at` on."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _place(builder, *arguments[:2], VECTOR)
+        place = _place(builder, VECTOR, *arguments[:2])
         builder.store(arguments[2], place, align=4)
         return context.get_dummy_value()
 
@@ -92,7 +99,7 @@ def prefetch(typing: Any, start: Any, at: Any) -> Any:
     """Ask for the cache line of `at`, to be written soon."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _place(builder, *arguments, ir.IntType(8))
+        place = _place(builder, ir.IntType(8), *arguments)
         kind = ir.FunctionType(ir.VoidType(), [place.type, INT, INT, INT])
         ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
         builder.call(ask, [place, INT(1), INT(3), INT(1)])
@@ -186,7 +193,7 @@ def exp(typing: Any, x: Any) -> Any:
     return lanes_type(lanes_type), code
 
 
-def _picked(builder: Any, a: Any, b: Any, low: list[int], high: list[int]) -> Any:
+def _picked(builder: Any, low: list[int], high: list[int], a: Any, b: Any) -> Any:
     """The sum of two selections from a's lanes, 0 .., and b's, LANES ..."""
     masks = [ir.Constant(WHOLE, mask) for mask in (low, high)]
     return _named(builder, "fadd", *(builder.shuffle_vector(a, b, mask) for mask in masks))
@@ -197,10 +204,10 @@ def _fours(builder: Any, vectors: Any) -> Any:
     quads = range(0, LANES, 4)
     low = [q + i for q in quads for i in (0, LANES, 1, LANES + 1)]
     high = [q + i for q in quads for i in (2, LANES + 2, 3, LANES + 3)]
-    first, second = (_picked(builder, *vectors[i : i + 2], low, high) for i in (0, 2))
+    first, second = (_picked(builder, low, high, *vectors[i : i + 2]) for i in (0, 2))
     low = [q + i for q in quads for i in (0, 1, LANES, LANES + 1)]
     high = [q + i for q in quads for i in (2, 3, LANES + 2, LANES + 3)]
-    return _picked(builder, first, second, low, high)
+    return _picked(builder, low, high, first, second)
 
 
 def _halved(builder: Any, a: Any, b: Any, pieces: int) -> Any:
@@ -209,7 +216,7 @@ def _halved(builder: Any, a: Any, b: Any, pieces: int) -> Any:
     starts = [side + p * size for side in (0, LANES) for p in range(pieces)]
     low = [s + i for s in starts for i in range(size // 2)]
     high = [s + size // 2 + i for s in starts for i in range(size // 2)]
-    return _picked(builder, a, b, low, high)
+    return _picked(builder, low, high, a, b)
 
 
 @intrinsic
@@ -231,7 +238,7 @@ def sums(typing: Any, found: Any, at: Any, a: Any, b: Any, c: Any, d: Any, e: An
             pieces *= 2
         for number, four in enumerate(fours):
             index = builder.add(at, ir.Constant(at.type, number * LANES))
-            place = _place(builder, start, index, VECTOR)
+            place = _place(builder, VECTOR, start, index)
             builder.store(four, place, align=4)
         return context.get_dummy_value()
 
