@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
@@ -30,6 +31,7 @@ from fourfold.data.text import TextData
 from fourfold.data.vocabulary import Vocabulary
 from fourfold.look.language import passage, zipf
 from fourfold.models.generation import Sampling, Voice, spoken
+from fourfold.tasks.compressing import compress_file, expand_file
 from fourfold.tasks.looking import Looking
 from fourfold.tasks.reader import Reader as Reader
 from fourfold.tasks.reader import read_on
@@ -127,6 +129,30 @@ class LanguageModel(Looking):
             {"loss": "nats/token", **score.units},
             notes,
         )
+
+    def compress(
+        self, run: Run, file: Path, *, rows: PositiveInt | None = None, out: Path | None = None
+    ) -> Path:
+        """Write a file with as few bits as this model's surprise, to be expanded by the same run only.
+
+        Any bytes come back: what is no text, or not in the vocabulary, is spelled by an adaptive model of bytes.
+
+        Args:
+            file: the file; - reads standard input.
+            rows: texts read at once, from 1 on; more is faster, but each begins without context. None takes one
+                for every 4,096 tokens, 64 at most.
+            out: the compressed file, - for standard output; None adds .ff to the name.
+        """
+        return compress_file(run, self.reader(run), Path(file), rows, out)
+
+    def expand(self, run: Run, file: Path, *, out: Path | None = None) -> Path:
+        """Write the original of a file that `compress` made with this run, here.
+
+        Args:
+            file: the compressed file; - reads standard input.
+            out: the file to write, - for standard output; None takes the name without .ff.
+        """
+        return expand_file(run, self.reader(run), Path(file), out)
 
     @batchable("prompt", when=lambda _, given: given.get("count", 1) == 1)
     def generate(
