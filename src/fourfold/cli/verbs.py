@@ -54,7 +54,7 @@ def verb_command(name: str, tokens: list[str]) -> None:
     run.console = make_console(quiet=bool(settings["quiet"]), json=False)
     positionals, keywords = arguments(known[name], args, kwargs)
     if "out" in inspect.signature(known[name]).parameters and settings["out"]:
-        keywords["out"] = Path(settings.pop("out"))  # a verb that writes itself, as export does
+        keywords["out"] = _place(settings.pop("out"))  # a verb that writes itself, as export does
     for parameter in inspect.signature(known[name]).parameters.values():
         needed = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
         if needed and parameter.name not in keywords:
@@ -162,6 +162,8 @@ def arguments(
             break
         if DOCUMENT in marks(annotation):
             word = document(word)
+        if annotation is Path:
+            word = _place(word)
         positionals.append(
             word if SOURCE in marks(annotation) else _value(parameter.name, word, annotation)
         )
@@ -176,6 +178,11 @@ def arguments(
             else _value(f"--{key.rstrip('_').replace('_', '-')}", word, annotation)
         )
     return positionals, keywords
+
+
+def _place(word: str) -> Path:
+    """A file's name; - stands for standard input or output."""
+    return Path("-" if word == "@-" else word)
 
 
 def _value(name: str, word: Any, annotation: Any) -> Any:
