@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fourfold.core.run import Run
 
 NOT_VERBS = {
-    "preview", "pictures", "tables", "begin", "finish", "reader", "word_vectors", "vector_of",
+    "preview", "pictures", "tables", "begin", "advance", "finish", "reader", "word_vectors", "vector_of",
 }  # fmt: skip
 """Methods that take a run but are asked by the fit, its loop, the report and other verbs, not by users."""
 
@@ -55,6 +55,19 @@ class System(Part):
 
     def begin(self, run: Run) -> None:  # noqa: B027  # most have nothing to say
         """Before the search of a new run, once data and model are there: note what the user should know."""
+
+    def advance(self, run: Run, progress: float) -> Iterable[nn.Parameter]:
+        """After every step of a gradient search: what the system changes by itself on the way, as a tree that is learned anew.
+
+        It is asked again after a step that is done again; what it goes by must be kept in the model's buffers.
+
+        Args:
+            progress: from 0 to 1, how much of the budget is spent.
+
+        Returns:
+            The parameters that begin anew: what the optimizer knew of them is forgotten.
+        """
+        return ()
 
     def finish(self, run: Run) -> None:  # noqa: B027  # most keep the weights alone
         """Once the search of a run with a folder has ended: keep what later verbs need of its examples."""

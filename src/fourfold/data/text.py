@@ -74,6 +74,10 @@ class Text(DataOptions):
             raise ValueError(
                 f"split: expected shares that sum to 1, training not 0, got {self.split}"
             )
+        if self.ordered and self.context > 1:
+            raise ValueError(
+                f"context {self.context} with ordered: rows that go on carry what they have read; take context 1"
+            )
         return self
 
     def open(self, sources: Any, *, seed: int = 0, valid: Any = None) -> TextData:

@@ -179,6 +179,8 @@ class TreeOutput(TakesShape, nn.Module):  # type: ignore[misc]
 
     nodes: Tensor
     signs: Tensor
+    planted: Tensor
+    """() int64, how many trees there have been."""
 
     def __init__(
         self, vocabulary: int, width: int, paths: Paths, counts: np.ndarray | None = None
@@ -187,6 +189,7 @@ class TreeOutput(TakesShape, nn.Module):  # type: ignore[misc]
         self.vocabulary = vocabulary
         self.weight = nn.Parameter(torch.zeros(max(1, vocabulary - 1), width))
         self.bias = nn.Parameter(torch.zeros(max(1, vocabulary - 1)))
+        self.register_buffer("planted", torch.zeros((), dtype=torch.int64))
         self.plant(paths, counts)
 
     @torch.no_grad()
@@ -206,6 +209,7 @@ class TreeOutput(TakesShape, nn.Module):  # type: ignore[misc]
         place = self.weight.device
         self.register_buffer("nodes", torch.from_numpy(padded).to(place))
         self.register_buffer("signs", torch.from_numpy(signs).to(place))
+        self.planted += 1
         weights = np.ones(len(lengths)) if counts is None else np.asarray(counts, np.float64) + 1
         each = np.broadcast_to(weights[:, None], there.shape)
         rows = len(self.weight)
@@ -216,6 +220,18 @@ class TreeOutput(TakesShape, nn.Module):  # type: ignore[misc]
             odds = np.where((plus > 0) & (minus > 0), np.log(plus / minus), 0.0)
         self.weight.zero_()
         self.bias.copy_(torch.from_numpy(odds))
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(V,) int64: decisions on each word's path."""
+        return self.signs.abs().sum(1).cpu().numpy()
+
+    def paths(self) -> Paths:
+        """The tree as it is."""
+        there = self.signs.cpu().numpy() != 0
+        begins = np.concatenate([[0], np.cumsum(there.sum(1))]).astype(np.int32)
+        labels = (self.signs.cpu().numpy()[there] > 0).astype(np.float32)
+        return begins, self.nodes.cpu().numpy()[there], labels
 
     def decisions(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The decisions on the way to each word: -log p is the sum of softplus(-signs * scores) where signs are not 0.

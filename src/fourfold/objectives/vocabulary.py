@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from fourfold.core.parts import Batch, Move, Objective
 from fourfold.core.run import Run
-from fourfold.objectives.likelihood import cross_entropy
+from fourfold.objectives.likelihood import cross_entropy, linear_cross_entropy
 from fourfold.objectives.words import alias_cells
 
 Layer = Literal["full", "adaptive", "tree"]
@@ -76,7 +76,7 @@ class Softmax(NextWord):
 
     def total(self, head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
         """See `NextWord.total`."""
-        return cross_entropy(head(hidden), targets, self.ignore)
+        return linear_cross_entropy(hidden, head.weight, head.bias, targets, self.ignore)
 
 
 class Drawn(NextWord):

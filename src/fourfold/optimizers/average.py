@@ -26,6 +26,13 @@ class Average:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(self._shadow, self._live, 1 - decay)
 
+    @torch.no_grad()
+    def restart(self, parameter: nn.Parameter) -> None:
+        """The average of a parameter that begins anew is what it is now."""
+        for live, shadow in zip(self._live, self._shadow, strict=True):
+            if live is parameter:
+                shadow.copy_(parameter)
+
     def weights(self) -> dict[str, Tensor]:
         """The averages by parameter name."""
         return dict(zip(self._names, self._shadow, strict=True))

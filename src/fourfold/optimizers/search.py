@@ -125,6 +125,8 @@ class Search(Stepper):
     def _between(self) -> None:
         now = self.budget.elapsed()
         progress = self.budget.progress
+        for parameter in self.run.system.advance(self.run, progress):
+            self.forget(parameter)
         if self.logging.due(self.done, progress, now):
             self._log(now)
         elif now - self.shown > SHOW_EVERY:

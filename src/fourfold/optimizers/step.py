@@ -147,6 +147,14 @@ class Stepper:
         if clip:
             torch.nn.utils.clip_grads_with_norm_(player.parameters, clip, norm)
 
+    def forget(self, parameter: nn.Parameter) -> None:
+        """A parameter that begins anew: its moments and its average go by its new values alone."""
+        for player in self.players.values():
+            for optimizer in player.optimizers:
+                optimizer.state.pop(parameter, None)
+        if self.average:
+            self.average.restart(parameter)
+
     # --- what is looked at ----------------------------------------------------------------------------
 
     def _looked_at(self, move: Move, batches: list[Batch]) -> Counted:

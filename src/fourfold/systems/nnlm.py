@@ -1,0 +1,71 @@
+"""Neural probabilistic language model: Bengio, Ducharme, Vincent and Janvin 2003.
+
+    fourfold fit nnlm wiki.txt --minutes 5
+    fourfold fit nnlm wiki.txt --context 4 --direct --objective adaptive
+    fourfold generate runs/nnlm-1 "The meaning of" ; fourfold score runs/nnlm-1 chapter.txt --per-token
+
+Result: perplexity 181.4 on the validation twentieth of the Brown corpus after 30 steps (61,440 words) with 10,000 words, seed 0.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from annotated_types import Ge, Lt
+from pydantic import PositiveInt
+
+from fourfold.core.parts import Data
+from fourfold.core.system import system
+from fourfold.data.text import Text
+from fourfold.models.nnlm import NeuralLanguageModel
+from fourfold.objectives.vocabulary import Softmax, VocabularyObjective
+from fourfold.optimizers.gradient import Gradient
+from fourfold.tasks.contexts import ContextModel
+from fourfold.tasks.language import text_data
+from fourfold.tasks.vocabulary import output_layer
+
+
+@system("nnlm", reads="text")
+class NeuralProbabilistic(ContextModel):
+    """The next word from the vectors of the few before it, through a layer of hidden units."""
+
+    data: Text = Text(unit="word", window=64, context=5, batch=32)
+    width: PositiveInt = 128
+    """Features of a word's vector as context."""
+    hidden: PositiveInt = 256
+    """Hidden units, and features of a word's vector as what is predicted."""
+    direct: bool = False
+    """Whether the context's vectors also lead directly to the output."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.2
+    """Share of vectors' and hidden units' features left out while learning."""
+    objective: VocabularyObjective = Softmax()
+    optimizer: Gradient = Gradient(
+        lr=2e-3, minutes=3, schedule="wsd", warmup=50, decay_from=0.4, final=0.02
+    )
+
+    def build(self, data: Data) -> NeuralLanguageModel:
+        """Vectors, a hidden layer and the output layer that the objective needs, for this vocabulary and context."""
+        vocabulary, context = text_data(data).vocabulary, self.data.context
+        columns = NeuralLanguageModel.features(self.width, self.hidden, context, direct=self.direct)
+        return NeuralLanguageModel(
+            len(vocabulary),
+            output_layer(self.objective, vocabulary.counts, columns),
+            self.width,
+            self.hidden,
+            context,
+            direct=self.direct,
+            dropout=self.dropout,
+        )
+
+    @classmethod
+    def toy(cls) -> tuple[NeuralProbabilistic, Any]:
+        """Sums in words."""
+        sums = [f"{a} and {b} make {a + b}." for a in range(20) for b in range(20)]
+        small = cls(
+            data=Text(unit="word", window=16, context=3, batch=32),
+            width=16,
+            hidden=24,
+            dropout=0.0,
+            optimizer=Gradient(lr=3e-3, steps=12),
+        )
+        return small, {"text": ["\n".join(sums)]}
