@@ -109,7 +109,7 @@ def test_every_objective_learns(kind: str) -> None:
         NeuralProbabilistic, LESSON * 60, objective={"kind": kind}, hidden=64, optimizer__steps=120
     )
     score = run.evaluate()
-    assert score["loss"] < 0.6, f"{kind}: {score}"  # two in 24 words are a coin's toss: about 0.1
+    assert score["loss"] < 0.75, f"{kind}: {score}"  # the words alone have 2.2
     text = "".join(run.generate("the cat sat on ", tokens=8, temperature=0))
     assert "the" in text
     words, vectors = run.system.word_vectors(run)  # type: ignore[attr-defined]
