@@ -17,7 +17,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
-    from fourfold.api import fit, list_systems, open, save
+    from fourfold.api import fit, import_, list_systems, open, save
     from fourfold.core.errors import UserError
     from fourfold.core.run import Run
     from fourfold.core.system import System, system
@@ -31,6 +31,7 @@ __all__ = [
     "UserError",
     "cross_validate",
     "fit",
+    "import_",
     "list_systems",
     "open",
     "save",
@@ -40,6 +41,7 @@ __all__ = [
 
 _PLACES = {
     "fit": "fourfold.api",
+    "import_": "fourfold.api",
     "open": "fourfold.api",
     "save": "fourfold.api",
     "list_systems": "fourfold.api",

@@ -13,7 +13,7 @@ import torch
 
 from fourfold.core.console import Console
 from fourfold.core.device import seed_generators
-from fourfold.core.errors import Interrupted, UserError
+from fourfold.core.errors import Interrupted, UserError, nearest
 from fourfold.core.folders import find_run, new_folder
 from fourfold.core.metrics import Metrics
 from fourfold.core.options import merge, parts_of
@@ -89,8 +89,6 @@ def configure(
         register(cls)  # so that its runs can be opened again in this process
     if size is not None:
         if size not in cls.sizes:
-            from fourfold.core.errors import nearest
-
             hint = nearest(size, cls.sizes) if cls.sizes else "; it has no sizes"
             raise UserError(f"--size {size}: {cls.name} has no such size{hint}")
         base = merge(cls, cls.sizes[size], base=base, where=f"size {size}")
@@ -152,6 +150,67 @@ def fit(
     return _search(run, tensorboard)
 
 
+def import_(
+    path: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | bool | None = None,
+    system: str | None = None,
+    device: str = "auto",
+    console: Console | None = None,
+    command: str | None = None,
+) -> Run:
+    """Make a run of what another program wrote, with the verbs of the system that reads it.
+
+    Args:
+        path: the file or folder.
+        out: the run's folder; None makes `runs/<system>-<n>`; False keeps the run in memory.
+        system: which system reads it; None takes the one that recognizes it.
+        device: where the run is used.
+        console: where progress is said; silent by default.
+        command: the command line to record in the report.
+
+    Raises:
+        UserError: there is no such file, no system reads it, or it is damaged.
+    """
+    place = Path(path)
+    if not place.exists():
+        beside = [str(p) for p in place.parent.glob("*")] if place.parent.is_dir() else []
+        raise UserError(f"{place}: no such file or folder{nearest(str(place), beside)}")
+    cls = _reader(place, system)
+    folder = _fresh_folder(cls.name, out)
+    configured, data, model, notes = cls.imported(place)
+    about = {
+        "created": timestamp(), "command": command or f"fourfold.import_({str(path)!r}, ...)",
+        "imported": str(place.resolve()),
+    }  # fmt: skip
+    run = Run(configured, device=device, about=about)
+    if console is not None:
+        run.console = console
+    run.data, run.model = data, model.to(run.device).eval()
+    run.objective = configured.objective.prepare(run)
+    for sentence in notes:
+        run.note(sentence)
+    if folder is not None:
+        save(run, folder)
+    return run
+
+
+def _reader(path: Path, system: str | None) -> type[System]:
+    """The system that makes a run of a file."""
+    able = {name: entry.imports for name, entry in index().items() if entry.imports}
+    if system is not None:
+        cls = load_system(system)
+        if not cls.imports:
+            raise UserError(f"--system {system}: imports nothing; these do: {', '.join(able)}")
+        return cls
+    for name in able:
+        cls = load_system(name)
+        if cls.recognizes(path):
+            return cls
+    known = "; ".join(f"{name} reads {what}" for name, what in able.items())
+    raise UserError(f"{path}: no system recognizes it ({known})")
+
+
 def resume(
     name: str | os.PathLike[str],
     *,
@@ -189,6 +248,10 @@ def resume(
     run.system = changed
     if source is not None:
         run.sources = source
+    elif run.about.get("imported"):
+        raise UserError(
+            f"{run.folder}: was imported, there is nothing to go on with; begin a new run on its weights: --from {run.folder}"
+        )
     elif run.about.get("in_memory"):
         raise UserError(f"{run.folder}: was fitted on data in memory; give the data to go on with")
     _say_differences(run)
@@ -257,6 +320,8 @@ def _begin(run: Run, source: Any, valid: Any) -> None:
     other = _other(run.about.get("from"))
     began = time.perf_counter()
     seed_generators(run.seed, run.device)
+    if other is not None:
+        run.system.accepts(other)
     if (
         other is not None
         and other.folder is not None
@@ -463,4 +528,4 @@ def plan(
     return result
 
 
-__all__ = ["configure", "fit", "list_systems", "open", "plan", "resume"]
+__all__ = ["configure", "fit", "import_", "list_systems", "open", "plan", "resume"]

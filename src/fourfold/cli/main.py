@@ -12,6 +12,7 @@ from fourfold.core.errors import Interrupted, UserError, nearest
 COMMANDS = {
     "fit": ("fourfold.cli.fit", "Train a system on data."),
     "search": ("fourfold.cli.search", "Try options of a system, and fit it with the best."),
+    "import": ("fourfold.cli.bring", "Make a run of what another program wrote."),
     "list": ("fourfold.cli.show", "Every system: what it reads, its verbs, its source."),
     "runs": ("fourfold.cli.show", "What has been trained here."),
     "show": ("fourfold.cli.show", "One run in full, or the newest: `show last`."),

@@ -38,6 +38,8 @@ class Entry:
     verbs: tuple[str, ...]
     module: str
     cls: str
+    imports: str = ""
+    """What files it can make a run of, in words."""
 
 
 def cache_folder() -> Path:
@@ -96,6 +98,13 @@ def _inherited(node: ast.ClassDef, tree: ast.Module) -> dict[str, str]:
     return {**found, **_class_verbs(node)}
 
 
+def _imports(node: ast.ClassDef) -> str:
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and getattr(item.target, "id", "") == "imports":
+            return str(ast.literal_eval(item.value)) if item.value else ""
+    return ""
+
+
 @functools.cache
 def _foreign(module: str, name: str) -> dict[str, str]:
     path = Path(__file__).parents[2] / (module.replace(".", "/") + ".py")
@@ -128,7 +137,8 @@ def _read(module: str, path: Path) -> list[Entry]:
             reads = next((ast.literal_eval(k.value) for k in mark.keywords if k.arg == "reads"), "")
             summary = (ast.get_docstring(node) or "").split("\n")[0]
             verbs = tuple(sorted(_inherited(node, tree)))
-            found.append(Entry(name, reads, summary, source, verbs, module, node.name))
+            entry = Entry(name, reads, summary, source, verbs, module, node.name, _imports(node))
+            found.append(entry)
     return found
 
 

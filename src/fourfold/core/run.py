@@ -191,6 +191,10 @@ class Run:
             UserError: the source is gone or has changed since, or was in memory only.
         """
         if self._examples is None:
+            if self.about.get("imported"):
+                raise UserError(
+                    f"{self.folder}: was imported from {self.about['imported']} and has no examples of its own; give it data"
+                )
             if self.about.get("in_memory") and self.sources is None:
                 raise UserError(
                     f"{self.folder}: was fitted on data in memory; give the data to use again"

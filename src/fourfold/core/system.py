@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from fourfold.core.parts import Data, DataOptions, Objective, Optimizer, Part
@@ -39,6 +40,9 @@ class System(Part):
     """What `fourfold search` tries, by field path: {"optimizer.lr": "1e-4..1e-2:log", "layers": "1..4",
     "activation": "relu,gelu"}."""
 
+    imports: ClassVar[str] = ""
+    """What files `fourfold import` can make a run of, in words, as a literal; empty if none."""
+
     data: DataOptions
     objective: Objective
     optimizer: Optimizer
@@ -52,6 +56,23 @@ class System(Part):
         from fourfold.core.evaluation import evaluate
 
         return evaluate(run, source)
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """Whether a file or folder looks like one that `imported` reads; whether it is whole, that says."""
+        return False
+
+    @classmethod
+    def imported(cls, path: Path) -> tuple[Self, Data, nn.Module, Sequence[str]]:
+        """What a file or folder of another program holds: a configured system, prepared data, a model, and notes.
+
+        Raises:
+            UserError: it is damaged or of another kind.
+        """
+        raise NotImplementedError
+
+    def accepts(self, other: Run) -> None:  # noqa: B027  # what does not fit is found when weights are read
+        """Before anything is built on another run's weights: refuse, in a sentence, what cannot go on from it."""
 
     def begin(self, run: Run) -> None:  # noqa: B027  # most have nothing to say
         """Before the search of a new run, once data and model are there: note what the user should know."""

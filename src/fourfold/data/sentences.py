@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -160,6 +161,12 @@ class SentencesData(Data):
         self._epoch, self._consumed = 0, 0
         self._drawn: tuple[int, Part] | None = None
 
+    @classmethod
+    def of_words(cls, options: Sentences, words: list[str]) -> SentencesData:
+        """A vocabulary of words whose counts are not known, without examples."""
+        known = Vocabulary(words, np.zeros(len(words), np.int64), [])
+        return cls(options, known, 0, "", {"vocabulary": len(words)})
+
     def part(self, split: Split) -> Part:
         """The words of a split.
 
@@ -241,7 +248,9 @@ class SentencesData(Data):
         self, sources: Any, *, seed: int = 0, valid: Any = None, whole: bool = False
     ) -> SentencesData:
         """Other texts under the same vocabulary (or, with the option grow, a larger one); see `Data.reopen`."""
-        return _opened(self.options, sources, seed, valid, known=self.vocabulary, whole=whole)
+        return _opened(
+            self.options, sources, seed, valid, known=self.vocabulary, whole=whole, before=self.fingerprint,
+        )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """See `Data.state_dict`."""
@@ -372,13 +381,19 @@ def _cutter(options: Sentences) -> Callable[[str], str]:
         raise UserError(
             'unit jieba: needs the package jieba: pip install "fourfold[chinese]"'
         ) from error
+    jieba.setLogLevel(logging.WARNING)  # it tells of its dictionary, each time
     return lambda text: "\n".join(" ".join(jieba.cut(line)) for line in lower(text).split("\n"))
 
 
 def _opened(
-    options: Sentences, sources: Any, seed: int, valid: Any, *, known: Vocabulary | None = None, whole: bool = False,
+    options: Sentences, sources: Any, seed: int, valid: Any, *, known: Vocabulary | None = None,
+    whole: bool = False, before: str = "",
 ) -> SentencesData:  # fmt: skip
-    """Read, number, split."""
+    """Read, number, split.
+
+    A known vocabulary grows by a new text only: not by the one that it was made of (whose fingerprint is
+    `before`), as when a run is resumed, and not by one that is only measured (`whole`).
+    """
     from fourfold.data import phrases
 
     numbers, words, counts, digest, notes = _segmented(options, sources)
@@ -390,7 +405,17 @@ def _opened(
             pairs += joined
     elif pairs:
         numbers, words, counts = phrases.apply(numbers, words, counts, pairs)
-    vocabulary = _vocabulary(options, words, counts, pairs, known, notes)
+    other: tuple[np.ndarray, list[str]] | None = None
+    if valid is not None:
+        held, others, many, more, _ = _segmented(options, valid)
+        digest = hashlib.sha256(f"{digest} {more}".encode()).hexdigest()
+        if pairs:
+            held, others, many = phrases.apply(held, others, many, pairs)
+        other = held, others
+    plain = options.model_dump_json(exclude=set(Sentences.loose - {"split"}))
+    fingerprint = hashlib.sha256(f"{plain} {digest}".encode()).hexdigest()
+    new = not whole and fingerprint != before
+    vocabulary = _vocabulary(options, words, counts, pairs, known, notes, new)
     if not len(vocabulary):
         most = (
             f"the most frequent of {len(words):,} words occurs {int(counts.max(initial=0)):,} times"
@@ -398,57 +423,57 @@ def _opened(
         raise UserError(
             f"--min-count {options.min_count}: no word is left; {most if len(words) else 'the text has no word'}"
         )
-    table = np.array(
-        [vocabulary.numbers.get(w, -2) for w in words] + [-1], np.int32
-    )  # the last for -1
-    numbers = table[numbers]
-    left = int((numbers == -2).sum())
-    numbers = numbers[numbers != -2]
-    parts = _split(options, numbers, whole)
-    if valid is not None:
-        other, others, _, more, _ = _segmented(options, valid)
-        digest = hashlib.sha256(f"{digest} {more}".encode()).hexdigest()
-        table = np.array([vocabulary.numbers.get(w, -2) for w in others] + [-1], np.int32)
-        other = table[other]
-        parts["valid"] = _sentences(other[other != -2])
-    described = {s: len(parts[s].words) for s in SPLITS}
     if known is None and len(vocabulary) < 2:
         raise UserError(
             f"the text has one word only ({vocabulary.words[0]!r}): there is no context to learn from"
         )
+    numbers, left = _numbered(numbers, words, vocabulary)
+    parts = _split(options, numbers, whole)
+    if other is not None:
+        parts["valid"] = _sentences(_numbered(*other, vocabulary)[0])
     about = {
         "words": total,
         "vocabulary": len(vocabulary),
         "different words": len(words),
         "left out": left,
         "sentences": {s: len(parts[s].ends) - 1 for s in SPLITS},
-        "split": described,
+        "split": {s: len(parts[s].words) for s in SPLITS},
         "phrases": len(pairs),
         "notes": notes,
     }
-    plain = options.model_dump_json(exclude=set(Sentences.loose - {"split"}))
-    fingerprint = hashlib.sha256(f"{plain} {digest}".encode()).hexdigest()
     return SentencesData(options, vocabulary, seed, fingerprint, about, parts)
+
+
+def _numbered(
+    numbers: np.ndarray, words: list[str], vocabulary: Vocabulary
+) -> tuple[np.ndarray, int]:
+    """A text's own numbers as those of the vocabulary, without other words, and how many those were."""
+    table = np.array([vocabulary.numbers.get(w, -2) for w in words] + [-1], np.int32)
+    numbers = table[numbers]  # the last entry is for -1, the end of a sentence
+    return numbers[numbers != -2], int((numbers == -2).sum())
 
 
 def _vocabulary(
     options: Sentences, words: list[str], counts: np.ndarray, pairs: list[tuple[str, str]],
-    known: Vocabulary | None, notes: list[str],
+    known: Vocabulary | None, notes: list[str], new: bool,
 ) -> Vocabulary:  # fmt: skip
-    if known is not None and not options.grow:
-        return known
+    if known is not None and not (new and options.grow):
+        if known.counts.any() or not new:
+            return known
+        here = dict(zip(words, counts.tolist(), strict=True))  # imported, without counts
+        return Vocabulary(known.words, np.array([here.get(w, 0) for w in known.words]), pairs)
     order = np.argsort(-counts, kind="stable")  # of equal counts the earlier first
     frequent = [int(i) for i in order if counts[i] >= options.min_count]
     if known is not None:
-        new = [i for i in frequent if words[i] not in known.numbers]
-        if new:
+        joining = [i for i in frequent if words[i] not in known.numbers]
+        if joining:
             notes.append(
-                f"{len(new):,} new words join the vocabulary of {len(known):,}, {words[new[0]]} first"
+                f"{len(joining):,} new words join the vocabulary of {len(known):,}, {words[joining[0]]} first."
             )
         here = dict(zip(words, counts.tolist(), strict=True))
         added = known.counts + [here.get(w, 0) for w in known.words]
         return Vocabulary(
-            [*known.words, *(words[i] for i in new)], np.append(added, counts[new]), pairs
+            [*known.words, *(words[i] for i in joining)], np.append(added, counts[joining]), pairs
         )
     if options.vocabulary is not None:
         frequent = frequent[: options.vocabulary]

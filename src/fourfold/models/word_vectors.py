@@ -1,13 +1,13 @@
 """Word vectors: one row for a word as context, one as what is predicted. CBOW and skip-gram: Mikolov et al. 2013a.
 
-Both matrices are padded to whole cache lines of 16 columns, which stay zero, and hold a bias column
-where the objective needs one. Shapes: B windows, M words of context at most, V words, R output rows
+Both matrices are padded to whole cache lines of 16 columns, which stay zero and are not stored, and hold a
+bias column where the objective needs one. Shapes: B windows, M words of context at most, V words, R output rows
 (words, or inner nodes of a tree), P padded columns.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,9 @@ class WordVectors(nn.Module):
             inputs[:, width] = 1  # times the output row's bias
         self.inputs = nn.Parameter(inputs)
         self.outputs = nn.Parameter(torch.zeros(words if outputs is None else outputs, padded))
+        self.columns = width + bias
+        self.register_state_dict_post_hook(_without_padding)
+        self.register_load_state_dict_pre_hook(_padded)
 
     def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """What predicts, from the words around.
@@ -69,3 +72,22 @@ class WordVectors(nn.Module):
         if which != "joined":
             return found[which].detach()[:, : self.width]
         return torch.cat([m.detach()[:, : self.width] for m in found.values()], 1)
+
+
+def _without_padding(model: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    for name in ("inputs", "outputs"):
+        state[prefix + name] = state[prefix + name][
+            :, : cast(WordVectors, model).columns
+        ].contiguous()
+
+
+def _padded(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Add the columns of padding; where fewer words are stored, the others stay as they began: a vocabulary that grew."""
+    vectors = cast(WordVectors, model)
+    for name in ("inputs", "outputs"):
+        own, stored = getattr(vectors, name), state.get(prefix + name)
+        if stored is None or stored.shape[1] != vectors.columns or len(stored) > len(own):
+            continue  # load_state_dict says what does not fit
+        whole = own.detach().clone()
+        whole[: len(stored), : vectors.columns] = stored
+        state[prefix + name] = whole

@@ -1,4 +1,4 @@
-"""Word vectors, CBOW and skip-gram: Mikolov et al. 2013a, arXiv 1301.3781, and 2013b, arXiv 1310.4546.
+"""Word vectors, CBOW and skip-gram: Mikolov et al. 2013, arXiv 1301.3781 and arXiv 1310.4546.
 
     fourfold fit word2vec corpus.txt --algorithm skip-gram --loss negative --width 300 --window 5 --epochs 5
     fourfold fit word2vec more/*.txt.gz --from runs/word2vec --grow
@@ -11,13 +11,18 @@ thread of 2 cores, 5 s: fourfold fit word2vec text8_first.txt.gz --threads 1.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
+import torch
 from pydantic import PositiveInt
+from torch import nn
 
 from fourfold.core.parts import Data
 from fourfold.core.system import system
 from fourfold.data.sentences import Sentences, SentencesData
+from fourfold.data.vector_files import looks_like_vectors, read_vectors
 from fourfold.models.word_vectors import WordVectors
 from fourfold.objectives.words import WordPrediction
 from fourfold.optimizers.hogwild import Hogwild
@@ -27,6 +32,10 @@ from fourfold.tasks.word_vectors import LearnsVectors, small_language
 @system("word2vec", reads="text")
 class Word2Vec(LearnsVectors):
     """Vectors of words, learned by predicting a word from its neighbours."""
+
+    imports: ClassVar[str] = (
+        "word vectors: word2vec's binary and text form, GloVe's text, safetensors; the texts also gzipped"
+    )
 
     data: Sentences = Sentences()
     algorithm: Literal["skip-gram", "cbow"] = "skip-gram"
@@ -47,6 +56,24 @@ class Word2Vec(LearnsVectors):
             words, self.width, outputs=self.objective.rows(words), bias=self.objective.biased,
             algorithm=self.algorithm, mean=self.mean,
         )  # fmt: skip
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """Whether a file looks like word vectors."""
+        return looks_like_vectors(path)
+
+    @classmethod
+    def imported(cls, path: Path) -> tuple[Word2Vec, Data, nn.Module, Sequence[str]]:
+        """Vectors of another program, as those of words as context; it knows no counts and no output vectors."""
+        found = read_vectors(path)
+        width = found.vectors.shape[1]
+        options = cls(width=width)
+        data = SentencesData.of_words(options.data, found.words)
+        model = options.build(data)
+        with torch.no_grad():
+            model.inputs[:, :width] = torch.from_numpy(found.vectors)
+        said = f"{len(found.words):,} words with {width} numbers each, from {found.form}."
+        return options, data, model, [said, *found.notes]
 
     @classmethod
     def toy(cls) -> tuple[Word2Vec, Any]:

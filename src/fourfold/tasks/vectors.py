@@ -8,13 +8,16 @@ Shapes: V words, D features.
 from __future__ import annotations
 
 from abc import abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import PositiveInt
 
+from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.core.system import System
+from fourfold.data.vector_files import read_vectors, write_vectors
 from fourfold.tasks.neighbours import Space
 
 if TYPE_CHECKING:
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 Which = Literal["input", "output", "joined"]
 Method = Literal["add", "multiply"]
+To = Literal["word2vec", "text", "gensim", "safetensors"]
+SUFFIX = {"word2vec": ".bin", "text": ".txt", "gensim": ".kv", "safetensors": ".safetensors"}
 SMALL = 1e-3
 """Added to the divisor of 3CosMul, as in the paper."""
 
@@ -89,6 +94,55 @@ class HasVectors(System):
         score[hidden] = -np.inf
         best = np.argsort(-score, kind="stable")[: min(top, len(space) - len(set(hidden)))]
         return _frame(space, best, score[best], "score")
+
+    def export(
+        self, run: Run, *, to: To = "word2vec", vectors: Which = "input", out: Path | None = None
+    ) -> Path:
+        """Write the words and their vectors for other programs; what was written is read back and compared.
+
+        Args:
+            to: word2vec's binary form, its text form, gensim's KeyedVectors (which gensim writes itself, with
+                pickle), or safetensors with the words in its metadata.
+            vectors: of words as context, as what is predicted, or both side by side.
+            out: the file; the first two forms are gzipped where it ends in .gz. None takes the run's name.
+        """
+        if out is None:
+            if run.folder is None:
+                raise UserError("out: expected a file to write to; this run is in memory only")
+            out = run.folder.with_name(f"{run.folder.name}{SUFFIX[to]}")
+        path = Path(out)
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; export writes a file")
+        words, matrix = self.word_vectors(run, vectors)
+        if to == "gensim":
+            write_gensim(path, words, matrix)
+            return path
+        write_vectors(path, words, matrix, to, {"system": self.name, "vectors": vectors})
+        again = read_vectors(path)
+        if again.words != words or not np.array_equal(again.vectors, matrix):
+            raise RuntimeError(f"{path}: what was written is not what is read back")
+        return path
+
+
+def write_gensim(path: Path, words: list[str], vectors: np.ndarray) -> None:
+    """Write gensim's own KeyedVectors, with gensim; what was written is read back and compared.
+
+    Raises:
+        UserError: gensim is not installed.
+    """
+    try:
+        from gensim.models import KeyedVectors
+    except ImportError as error:
+        raise UserError(
+            "--to gensim: gensim writes its own form and is not installed: pip install gensim "
+            "(it reads --to word2vec too, with KeyedVectors.load_word2vec_format)"
+        ) from error
+    keyed = KeyedVectors(vectors.shape[1])
+    keyed.add_vectors(words, vectors)
+    keyed.save(str(path))
+    again = KeyedVectors.load(str(path))
+    if again.index_to_key != words or not np.array_equal(again.vectors, vectors):
+        raise RuntimeError(f"{path}: what gensim wrote is not what it reads back")
 
 
 def multiplied(word: np.ndarray, minus: np.ndarray, plus: np.ndarray) -> np.ndarray:
