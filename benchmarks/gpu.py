@@ -126,6 +126,7 @@ def gpt(seconds: float) -> dict[str, Any]:
 
 def _rate(search: Search, tokens: int, seconds: float) -> float:
     """Tokens a second once it is compiled."""
+    search._compile()  # as its own loop does before the first step
     steps = search._batches()
     for _ in range(10):
         search.step(next(steps))
