@@ -15,6 +15,7 @@ from fourfold.api import resume
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.kernels.ngram_smoothing import METHODS
+from fourfold.systems.ngram import NGramModel
 
 POEM = "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。\n" * 8
 WHOLE = {"data.split": (1, 0, 0)}
@@ -145,3 +146,51 @@ def test_ctrl_c_keeps_nothing_and_resumes_to_the_same(tmp_path: Path) -> None:
     whole = fourfold.fit("ngram", str(path), out=False, **WHOLE)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("unit", "method"), [("word", "modified-kneser-ney"), ("space", "good-turing")]
+)
+def test_kenlm_scores_every_sentence_as_we_do(tmp_path: Path, unit: str, method: str) -> None:
+    """The exported ARPA read by KenLM, on the sentences of a held-out text, unknown words among them."""
+    kenlm = pytest.importorskip("kenlm")
+    from fourfold.data.embedded import language_reference
+    from fourfold.models.arpa import escaped
+
+    text = "\n".join(language_reference())[:60_000]
+    run = fitted(text[:40_000] + "\n月光 <unk> a\n", smoothing=method, **{"data.unit": unit})
+    path = run.export(out=tmp_path / "model.arpa.gz")
+    model = kenlm.Model(str(path))
+    vocabulary, reader = run.data.vocabulary, run.system.reader(run)  # type: ignore[attr-defined]
+    lines = [line for line in text[40_000:].split("\n") if line.strip()][:200]
+    assert len(lines) == 200
+    for line in lines:
+        tokens = vocabulary.encode(line + "\n")
+        nats = reader.surprises(np.concatenate([[vocabulary.end], tokens]))
+        names = [
+            "<unk>" if t == vocabulary.unknown else escaped(vocabulary.token(t))
+            for t in tokens[:-1]
+        ]
+        assert model.score(" ".join(names)) == pytest.approx(-nats.sum() / math.log(10), abs=1e-4)
+
+
+def test_a_file_of_our_own_comes_back_as_a_run(tmp_path: Path) -> None:
+    """A model of words between spaces goes through its ARPA file to the same scores."""
+    run = fitted("the cat sat\nthe dog sat\na cat\n" * 5, **{"data.unit": "space"})
+    path = run.export(out=tmp_path / "model.arpa")
+    system, data, model, notes = NGramModel.imported(path)
+    again = Run(system)
+    again.data, again.model = data, model
+    assert not notes and NGramModel.recognizes(path)
+    for text in ("the cat\n", "a dog sat\nsat bird"):
+        assert again.score(text)["nats_per_token"] == pytest.approx(
+            run.score(text)["nats_per_token"], rel=1e-6
+        )
+
+
+def test_export_says_where_it_cannot_write(tmp_path: Path) -> None:
+    run = fitted("a b c")
+    with pytest.raises(UserError, match="in memory only"):
+        run.export()
+    with pytest.raises(UserError, match="is a folder"):
+        run.export(out=tmp_path)

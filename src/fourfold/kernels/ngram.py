@@ -161,3 +161,46 @@ def row_surprises(tables, tokens, targets, found):  # type: ignore[no-untyped-de
                         tables.logs[node] if node >= 0 else value + tables.backoffs[contexts[0, j]]
                     )
             found[row, t - lead] = -value
+
+
+@njit(nogil=True, cache=True, boundscheck=False)
+def suffixes(tables):  # type: ignore[no-untyped-def]
+    """For each inner node the longest one in the tables that lacks its first word or more, (I,) int32; -1: none."""
+    found = np.full(len(tables.backoffs), -1, np.int32)
+    for parent in range(len(found)):
+        for node in range(tables.first[parent], min(tables.first[parent + 1], len(found))):
+            shorter = found[parent]
+            while shorter >= 0:
+                child = _child(tables, shorter, tables.words[node])
+                if child >= 0:
+                    break
+                shorter = found[shorter]
+            found[node] = child if shorter >= 0 else tables.words[node]
+    return found
+
+
+@njit(nogil=True, cache=True, boundscheck=False)
+def context_sums(tables, shorter, total, sums):  # type: ignore[no-untyped-def]
+    """What the probabilities of all words sum to after each context, if they sum to one after shorter ones.
+
+    Args:
+        tables: `Tables`.
+        shorter: from `suffixes`.
+        total: the sum of single words' probabilities.
+        sums: (I,) float64, written in place.
+    """
+    for context in range(len(sums)):
+        own, below = 0.0, 0.0
+        for node in range(tables.first[context], tables.first[context + 1]):
+            own += np.exp(np.float64(tables.logs[node]))
+            word, place, log = tables.words[node], shorter[context], 0.0
+            child = np.int32(-1)
+            while place >= 0:
+                child = _child(tables, place, word)
+                if child >= 0:
+                    break
+                log += tables.backoffs[place]
+                place = shorter[place]
+            below += np.exp(log + (tables.logs[child] if place >= 0 else tables.logs[word]))
+        rest = total - below if shorter[context] < 0 else 1.0 - below
+        sums[context] = own + np.exp(np.float64(tables.backoffs[context])) * rest
