@@ -47,6 +47,10 @@ def test_runs(command: Command, run_folder: Path) -> None:
     shutil.copytree(run_folder, "runs/broken-1")
     Path("runs/broken-1/system.toml").write_text("[")
     Path("runs/no-run").mkdir()
+    shutil.copytree(run_folder, "runs/cut-1")
+    weights = Path("runs/cut-1/weights.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    os.utime("runs/cut-1/system.toml", (time.time() - 5,) * 2)
     for age, name in ((30, "talker-1"), (20, "talker-2"), (10, "broken-1")):
         os.utime(f"runs/{name}/system.toml", (time.time() - age,) * 2)
     shown = command("runs").out.splitlines()
@@ -55,10 +59,11 @@ def test_runs(command: Command, run_folder: Path) -> None:
         ["runs/talker-1", "talker", "finished"],
         ["runs/talker-2", "talker", "unfinished"],
         ["runs/broken-1", "?", "damaged"],
+        ["runs/cut-1", "talker", "damaged"],
     ]
     rows = json.loads(command("runs", "--json").out)
     assert rows[0]["step"] == 6 and rows[0]["result"].startswith("valid.loss ")
-    assert len(command("runs", "runs").out.splitlines()) == 4
+    assert len(command("runs", "runs").out.splitlines()) == 5
     assert command("runs", "nowhere").sentence == "nowhere: no such folder"
 
 

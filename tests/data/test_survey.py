@@ -144,7 +144,7 @@ def test_dates(tmp_path: Path) -> None:
     assert column(data, "c month") == [d.month for d in days]
     assert column(data, "c weekday") == [d.isoweekday() for d in days]
     assert column(data, "c days") == [(d - datetime.date(1970, 1, 1)).days for d in days]
-    assert 'c: dates, "01.01.2020" is 2020-01-01, learned from as month, weekday, days' in notes(
+    assert 'c: dates, "13.01.2020" is 2020-01-13, learned from as month, weekday, days' in notes(
         data
     )
     for source in (frame.with_columns(c=pl.Series(days)), frame.to_dict(as_series=False)):

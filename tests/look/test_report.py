@@ -333,6 +333,15 @@ def test_games_draw_their_losses_together() -> None:
     assert "generator loss" in drawn["losses"] and "discriminator loss" in drawn["losses"]
 
 
+def test_axes_name_the_units_of_measures() -> None:
+    lines: list[dict[str, Any]] = [
+        {"step": i, "loss": 1.0 / i, "valid.loss": 2.0 / i, "valid.mae": 3.0 * i} for i in (1, 2, 3)
+    ]
+    drawn = dict(facts.charts(lines, units={"loss": "nats", "mae": "price"}))
+    assert ">loss (nats)<" in drawn["loss"] and ">mae (price)<" in drawn["mae"]
+    assert ">loss<" in dict(facts.charts(lines))["loss"]
+
+
 def test_summary_fits_a_screen_and_says_what_to_type(tmp_path: Path) -> None:
     folder = tmp_path / "pair-1"
     folder.mkdir()

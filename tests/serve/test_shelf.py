@@ -120,6 +120,11 @@ def test_damaged_runs_do_not_disturb_the_others(own: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-9])
     info = shelf.status("books")
     assert info.state == "damaged" and "not valid TOML" in info.reason and info.verbs == ()
+    info = shelf.status("rents")  # before anyone opens it
+    assert info.state == "damaged" and "its weights are cut off" in info.reason
+    content = bytearray((own / "polly" / "weights.safetensors").read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)  # of the right length
     with pytest.raises(NotReady, match="rents: .*damaged"):
         shelf.open("rents")
     info = shelf.status("rents")  # found when it was opened; until its files change it stays so

@@ -13,6 +13,7 @@ import fourfold
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.core.types import Explanation
+from fourfold.tasks import effects
 from fourfold.tasks.prediction import predictions
 from tables import Net, classes, labels, numbers
 
@@ -306,3 +307,18 @@ def test_the_report_shows_what_the_target_calls_for(
     always = {"Permutation importance", "Partial dependence", "Errors compared"}
     for title in wanted | always | {"Measures of held-out rows"}:
         assert title in page
+
+
+def test_what_knows_no_probabilities_is_told_in_scores_and_without_nats(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    labels: list[str] = []
+    monkeypatch.setattr(effects.look, "dependence", lambda *given: labels.append(given[3]))
+    two = classes().with_columns(colour=pl.col("colour").replace("green", "blue"))
+    for options in ({"objective": "hinge", "optimizer": "gradient"}, {}):
+        run = fourfold.fit("softmax", two, target="colour", out=False, **options)
+        told = run.evaluate()
+        assert "loss" in told.values
+        assert told.units.get("loss") == (None if options else "nats")
+        effects.dependence(run, ["a"])
+    assert labels == ["score of red", "probability of red"]

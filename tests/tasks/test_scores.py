@@ -7,6 +7,9 @@ import pytest
 from sklearn import metrics
 
 from fourfold.core.targets import Target
+from fourfold.objectives.classification import CrossEntropy, Focal, Hinge
+from fourfold.objectives.regression import AbsoluteError, Huber, Poisson, Quantile, SquaredError
+from fourfold.objectives.supervised import Supervised
 from fourfold.tasks.scores import scores, units
 
 
@@ -92,3 +95,26 @@ def test_scores_that_are_no_probabilities_are_not_judged_as_such() -> None:
 def test_units_name_the_target() -> None:
     told = units(Target("rent", "number"), {"rmse": 1.0, "r2": 0.5})
     assert told == {"rmse": "of rent", "r2": "of the variance explained"}
+
+
+@pytest.mark.parametrize(
+    ("loss", "wanted"),
+    [
+        (SquaredError(), {"loss": "deviations of rent, squared", "mse": "rent, squared"}),
+        (Huber(), {"loss": "deviations of rent, squared", "huber": "rent, squared"}),
+        (AbsoluteError(), {"loss": "deviations of rent", "mae": "rent"}),
+        (Quantile(), {"loss": "deviations of rent", "pinball": "rent"}),
+        (Poisson(), {"loss": "nats", "mae": "rent"}),
+    ],
+)
+def test_losses_tell_their_units(loss: Supervised, wanted: dict[str, str]) -> None:
+    found = loss.chosen(Target("rent", "number", mean=3.0, scale=2.0)).units()
+    assert {name: found[name] for name in wanted} == wanted
+    plain = loss.chosen(Target("rent", "number")).units()
+    assert plain["loss"] == wanted["loss"].replace("deviations of ", "")
+
+
+def test_losses_of_classes_are_in_nats_where_they_are_likelihoods() -> None:
+    two = Target("side", "category", ("left", "right"), (3, 4), 7)
+    for loss, unit in ((CrossEntropy(), "nats"), (Focal(), "nats"), (Hinge(), None)):
+        assert loss.chosen(two).units().get("loss") == unit

@@ -92,7 +92,7 @@ def runs_command(tokens: list[str]) -> None:
 
 
 def _row(path: Any) -> dict[str, Any]:
-    from fourfold.core.folders import read_toml
+    from fourfold.core.folders import read_toml, whole
     from fourfold.core.metrics import Metrics, best_line
 
     empty = {
@@ -114,10 +114,13 @@ def _row(path: Any) -> dict[str, Any]:
     result = next((f"{k} {v:.4g}" for k, v in best.items() if k.startswith("valid.")), "")
     from fourfold.core.words import duration
 
+    state = "finished" if about.get("finished") else "unfinished"
+    if about.get("finished") and not whole(path / "weights.safetensors"):
+        state = "damaged"
     return {
         "run": str(path),
         "system": about.get("system", "?"),
-        "state": "finished" if about.get("finished") else "unfinished",
+        "state": state,
         "step": max(steps, default=0),
         "result": result,
         "trained": duration(seconds[-1]) if seconds else duration(about.get("fit_seconds", 0.0)),

@@ -114,3 +114,16 @@ def without_none(tree: Any) -> Any:
     if isinstance(tree, (list, tuple)):
         return [without_none(v) for v in tree]
     return tree
+
+
+def whole(path: Path) -> bool:
+    """Whether a safetensors file is as long as its header says; what is in it is checked when it is opened."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            told = json.loads(file.read(length)) if length < size else {}
+        ends = [entry["data_offsets"][1] for name, entry in told.items() if name != "__metadata__"]
+        return bool(told) and size == 8 + length + max(ends, default=0)
+    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError):
+        return False

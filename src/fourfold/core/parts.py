@@ -184,6 +184,10 @@ class Objective(Part, ABC):
         """
         return means
 
+    def units(self) -> Mapping[str, str]:
+        """Units of the measures that have one, by name, for axes and tables: {"loss": "nats"}."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """What the objective learns or counts: a controller's integral, a whitening's moments."""
         return {}

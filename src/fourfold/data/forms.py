@@ -188,7 +188,7 @@ def candidates(sample: pl.Series, asked: Asked) -> list[Form]:
     for form in (*_of_dates(cells, asked), *_of_numbers(cells, asked)):
         read = ~form.parsed(cells)[1]
         if read.sum() >= len(cells) / 2:
-            found.append(replace(form, example=_example(cells.filter(read))))
+            found.append(replace(form, example=_example(form, cells.filter(read))))
     return found
 
 
@@ -198,7 +198,11 @@ def _spelt(cells: pl.Series) -> tuple[str, str]:
     return no, yes
 
 
-def _example(cells: pl.Series) -> str:
+def _example(form: Form, cells: pl.Series) -> str:
+    """The longest cell; of dates one whose day is no month, if there is one, since it shows which is which."""
+    if form.date:
+        told = (form.dates(cells)[0].dt.day() > 12).fill_null(False)
+        cells = cells.filter(told) if told.any() else cells
     longest: str = max(cells.to_list(), key=len)
     return longest
 

@@ -156,15 +156,24 @@ def _unit(run: Run) -> str:
 # --- curves -----------------------------------------------------------------------------------
 
 
-def charts(lines: Sequence[Line], unit: str = "examples") -> list[tuple[str, str]]:
-    """Titles and drawings of all that was logged more than once; the losses come first."""
+def charts(
+    lines: Sequence[Line], unit: str = "examples", units: Mapping[str, str] | None = None
+) -> list[tuple[str, str]]:
+    """Titles and drawings of all that was logged more than once; the losses come first.
+
+    Args:
+        lines: of the log.
+        unit: what the rate counts, in the plural.
+        units: of measures by name, where they have one.
+    """
     names = [n for n in _numeric(lines) if n not in COUNTED]
     groups: dict[str, list[str]] = {}
     for name in names:
         base = name.removeprefix("valid.")
         groups.setdefault("losses" if base.endswith("_loss") else base, []).append(name)
     ordered = sorted(groups, key=lambda g: (g != "loss", g != "losses"))
-    drawn = [(_words(g), _measures(lines, groups[g], g)) for g in ordered]
+    known = units or {}
+    drawn = [(_words(g), _measures(lines, groups[g], g, known.get(g, ""))) for g in ordered]
     for name, words in PLAIN.items():
         label = f"{unit} a second" if name == "rate" else words
         log = False if name == "lr" else None  # it ends near 0, which a logarithm would stretch
@@ -189,7 +198,7 @@ def _curve(lines: Sequence[Line], name: str, words: str, *, dots: bool = False) 
     return Curve(words, [s for s, _ in rows], [v for _, v in rows], dots=dots)
 
 
-def _measures(lines: Sequence[Line], names: Sequence[str], group: str) -> str:
+def _measures(lines: Sequence[Line], names: Sequence[str], group: str, unit: str) -> str:
     raw, curves = [], []
     for name in names:
         where = "validation" if name.startswith("valid.") else "training"
@@ -200,7 +209,8 @@ def _measures(lines: Sequence[Line], names: Sequence[str], group: str) -> str:
             raw.append(Curve("" if len(names) > 2 else "as measured", curve.x, curve.y, faint=True))
             curve = Curve(f"{words}, smoothed", curve.x, smooth_both_ways(curve.y))
         curves.append(curve)
-    return chart([*raw, *curves], y_label=_words(group))
+    label = f"{_words(group)} ({unit})" if unit else _words(group)
+    return chart([*raw, *curves], y_label=label)
 
 
 # --- options, modules, data ---------------------------------------------------------------------

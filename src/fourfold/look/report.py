@@ -129,6 +129,7 @@ def of(run: Run) -> Report:
     data = _attempt(lambda: run.data, None, problems, "data")
     summary = _attempt(lambda: data.summary() if data else {}, {}, problems, "data summary")
     rows, notes = facts.data_rows(summary)
+    units = _attempt(lambda: run.objective.units(), {}, problems, "units")
     samples, made = _samples(run)
     figures = [*facts.outcome(lines), *facts.effort(run)]
     if model is not None:
@@ -141,7 +142,7 @@ def of(run: Run) -> Report:
         source=f"{run.system.name} on {describe(run.sources)}",
         facts=figures,
         notes=list(dict.fromkeys([*run.notes, *notes, *problems])),
-        charts=facts.charts(lines, data.unit if data else "examples"),
+        charts=facts.charts(lines, data.unit if data else "examples", units),
         samples=samples,
         samples_made=made,
         pictures=pictures,

@@ -74,6 +74,8 @@ class Classes(Supervised):
 class Likelihood(Classes):
     """Losses whose outputs are log-odds: one output for two classes, otherwise one for each class."""
 
+    unit: ClassVar[str] = "nats"
+
     def outputs(self, target: Target) -> int:
         """Two classes: one, the log-odds of the second; otherwise one a class."""
         return 1 if len(target.classes) == 2 else len(target.classes)

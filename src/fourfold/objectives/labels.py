@@ -54,6 +54,7 @@ class BinaryCrossEntropy(Labels):
     label_smoothing: Smoothing = 0.0
     """A label's target is 1 - s/2 or s/2 instead of 1 or 0."""
 
+    unit: ClassVar[str] = "nats"
     _sides: tuple[tuple[float, ...], ...] | None = PrivateAttr(None)  # of absence, of presence
 
     def chosen(self, target: Target) -> Self:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -150,6 +150,10 @@ class NextToken(Objective):
     ignore: int = -100
     """Target that does not count."""
 
+    def units(self) -> Mapping[str, str]:
+        """See `Objective.units`."""
+        return {"loss": "nats per token"}
+
     def losses(self, model: nn.Module, batch: Batch) -> Iterator[Move]:
         """One move of the whole model: nats, summed over the tokens that count."""
         logits, targets = model(batch["tokens"]), batch["targets"]
@@ -166,6 +170,10 @@ class Likelihood(Objective):
     The model maps batch["tokens"], (B, C - 1 + T) int64, and batch["targets"], (B, T) int64, to nats (B, T),
     0 where the target is negative and so does not count.
     """
+
+    def units(self) -> Mapping[str, str]:
+        """See `Objective.units`."""
+        return {"loss": "nats per token"}
 
     def losses(self, model: nn.Module, batch: Batch) -> Iterator[Move]:
         """One move of the whole model: nats, summed over the tokens that count."""

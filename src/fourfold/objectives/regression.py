@@ -29,6 +29,18 @@ class Numbers(Supervised):
     """Losses of a number: one output, the prepared number."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"number"})
+    power: ClassVar[int] = 1
+    """Of the target's unit, in which the loss is."""
+
+    def units(self) -> Mapping[str, str]:
+        """See `Objective.units`: measures are told in the target's units, the loss in prepared ones."""
+        if self._target is None:
+            return {}
+        name = self._target.name
+        prepared = name if self._target.scale == 1 else f"deviations of {name}"
+        found = {"loss": self.unit or _to_the(self.power, prepared)}
+        squared = dict.fromkeys(("mse", "huber"), _to_the(2, name))
+        return {**found, **squared, **dict.fromkeys(("mae", "rmse", "pinball"), name)}
 
     def outputs(self, target: Target) -> int:
         """One."""
@@ -67,6 +79,7 @@ class SquaredError(Numbers):
     """
 
     kind: Literal["squared"] = "squared"
+    power: ClassVar[int] = 2
 
     quadratic: ClassVar[bool] = True
     """Closed forms minimize this objective."""
@@ -108,6 +121,7 @@ class Huber(Numbers):
     """Huber's loss: squared, e^2/2, up to an error of delta and linear, delta (|e| - delta/2), beyond."""
 
     kind: Literal["huber"] = "huber"
+    power: ClassVar[int] = 2
     delta: PositiveFloat = 1.0
     """Error at which it becomes linear, in prepared units: deviations of the target."""
 
@@ -186,6 +200,7 @@ class Poisson(Numbers):
     """
 
     kind: Literal["poisson"] = "poisson"
+    unit: ClassVar[str] = "nats"
 
     def rowwise(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(B,) nats.
@@ -236,6 +251,10 @@ class Poisson(Numbers):
 
 
 STEEPEST = 50.0
+
+
+def _to_the(power: int, unit: str) -> str:
+    return f"{unit}, squared" if power == 2 else unit
 
 
 def wide(values: Tensor) -> Tensor:

@@ -43,6 +43,8 @@ class Supervised(Objective):
     probabilistic: ClassVar[bool] = True
     """Whether `predict` gives probabilities; otherwise scores between 0 and 1 that only rank and decide."""
     higher: ClassVar[frozenset[str]] = HIGHER
+    unit: ClassVar[str] = ""
+    """Of the loss; empty where it has none."""
     _target: Target | None = PrivateAttr(None)
 
     @field_validator("metric")
@@ -91,6 +93,11 @@ class Supervised(Objective):
     def smooth(self) -> bool:
         """Whether it has a gradient everywhere: searches that follow the curvature need one."""
         return True
+
+    def units(self) -> Mapping[str, str]:
+        """See `Objective.units`."""
+        found = {"loss": self.unit, "log_loss": "nats"}
+        return {name: unit for name, unit in found.items() if unit}
 
     @abstractmethod
     def outputs(self, target: Target) -> int:

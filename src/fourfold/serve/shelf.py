@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fourfold.core.errors import UserError, nearest
-from fourfold.core.folders import migrated, read_toml
+from fourfold.core.folders import migrated, read_toml, whole
 from fourfold.core.registry import load_system
 from fourfold.core.run import Run
 from fourfold.core.system import verbs
@@ -282,9 +282,9 @@ def _read(name: str, folder: Path) -> RunInfo:
         float(last.get("seconds", about.get("fit_seconds", 0.0))), last, offered,
         about, options, ready, _pace(lines),
     )  # fmt: skip
-    if about.get("finished") and not ready:
-        text = f"{folder}: damaged: its weights or its data are missing"
-        return dataclasses.replace(info, state="damaged", reason=text)
+    if about.get("finished") and not (ready and whole(folder / "weights.safetensors")):
+        what = "its weights are cut off" if ready else "its weights or its data are missing"
+        return dataclasses.replace(info, state="damaged", reason=f"{folder}: damaged: {what}")
     return info
 
 

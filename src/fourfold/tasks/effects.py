@@ -104,9 +104,10 @@ def dependence(run: Run, columns: list[str], source: Any = None) -> list[Picture
     if not curves:
         return []
     words = [target.name] if target.kind == "number" else [target.classes[k] for k in outputs]
-    label = target.name if target.kind == "number" else "probability"
+    probable = cast(Supervised, run.objective).probabilistic
+    label = target.name if target.kind == "number" else "probability" if probable else "score"
     if target.kind == "category" and len(outputs) == 1:
-        label = f"probability of {words[0]}"
+        label = f"{label} of {words[0]}"
     caption = (
         f"The mean prediction over {len(rows):,} rows {sentence} when one column is set to a value in all of them; "
         "ticks are values that the rows have. Combinations that never occur count too."

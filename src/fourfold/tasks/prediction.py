@@ -115,7 +115,7 @@ class Predictor(System):
         values = {name: usual[name] if name in usual else own[name] for name in names}
         notes = () if source is None else data.summary()["notes"]
         said = (f"{len(found.true):,} rows {sentence}", *undefined, *notes)
-        return Score(values, units(data.target, values), said)
+        return Score(values, units(data.target, values, objective.unit), said)
 
     def explain(
         self,

@@ -72,8 +72,8 @@ def scores(
     return found, notes
 
 
-def units(target: Target, names: Mapping[str, float]) -> dict[str, str]:
-    """The unit of each measure, or what it is the share of."""
+def units(target: Target, names: Mapping[str, float], loss: str = "") -> dict[str, str]:
+    """The unit of each measure, or what it is the share of; that of the loss is given."""
     of = f"of {target.name}"
     several = target.kind == "labels" or len(target.classes) > 2
     known = {
@@ -85,7 +85,7 @@ def units(target: Target, names: Mapping[str, float]) -> dict[str, str]:
         "r2": "of the variance explained",
         "mape": "of the true value",
         "log_loss": "nats",
-        "loss": "nats" if target.kind != "number" else "",
+        "loss": loss,
         "accuracy": "of rows" if target.kind == "category" else "of rows with every label right",
         "balanced_accuracy": "mean over classes",
         "hamming": "of labels wrong",
