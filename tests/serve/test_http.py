@@ -337,6 +337,13 @@ def test_wrong_requests_are_told_in_one_sentence(
     assert sentence in detail and "\n" not in detail and "Traceback" not in answer.text
 
 
+def test_a_wrong_method_names_the_right_ones(client: Client) -> None:
+    for path, allowed in (("/runs", "GET"), ("/runs/polly/say", "POST"), ("/fits", "GET, POST")):
+        answer = client().put(path)
+        assert answer.status_code == 405 and answer.headers["allow"] == allowed
+    assert client().get("/runs/polly/say/more").json() == {"detail": "Not Found"}
+
+
 def test_a_failure_inside_is_told_by_its_id(
     client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:

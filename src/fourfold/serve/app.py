@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import fourfold
@@ -61,6 +62,7 @@ def create_app(
     app.include_router(routes.router)
     app.include_router(routes.verbs)
     _server(app, measures, token)
+    _elsewhere(app)
     app.add_exception_handler(UserError, _refused)
     app.add_exception_handler(Failed, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -119,6 +121,26 @@ def _server(app: FastAPI, measures: Measures, token: str | None) -> None:
     @app.post("/login", include_in_schema=False)
     async def login(request: Request) -> Response:
         return await security.login(request, token)
+
+
+def _elsewhere(app: FastAPI) -> None:
+    """What no endpoint takes below the endpoints' addresses is told to a program: the page would answer in HTML."""
+    listed = [*app.routes, *routes.router.routes, *routes.verbs.routes]
+    taken = [r for r in listed if isinstance(r, APIRoute)]
+    methods = [*METHODS, "TRACE"]
+
+    def nothing(request: Request) -> Response:
+        path = request.url.path
+        takes = {m for r in taken if r.path_regex.match(path) for m in r.methods or ()}
+        if not takes:
+            return JSONResponse({"detail": "Not Found"}, 404)
+        return JSONResponse(
+            {"detail": "Method Not Allowed"}, 405, {"Allow": ", ".join(sorted(takes))}
+        )
+
+    for first in sorted({r.path.split("/")[1] for r in taken}):
+        for path in (f"/{first}", f"/{first}/{{rest:path}}"):
+            app.router.add_route(path, nothing, methods=methods, include_in_schema=False)
 
 
 async def _refused(_: Request, error: Exception) -> Response:

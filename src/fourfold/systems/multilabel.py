@@ -5,7 +5,13 @@
 
 One output a label over hidden layers that all labels share. binary-cross-entropy (Nam et al. 2014,
 https://arxiv.org/abs/1312.5419, who found it better and faster than the ranking loss of 2006) tells
-each label's probability; margin ranks the labels of a row.
+each label's probability. margin is torch.nn.MultiLabelMarginLoss with the margin as a field: of a row with outputs
+x (K) and the labels Y that are there,
+
+    loss = sum over j in Y, i not in Y of max(0, margin - (x_j - x_i)) / K,
+
+and ranks the labels of a row: what is decided at 0 is less exact. The formula circulates with sign errors,
+max(0, margin - (x_i - x_j)) and max(0, margin + (x_j - x_i)), under which absent labels are pushed up.
 
 Result: of scikit-learn's digits with three labels (even, prime, with a loop) 97.8% of the 180 test rows have every
 label right at seed 0, 99.3% of all labels (columns tag_even, tag_prime and tag_loop beside the 64 pixels).

@@ -30,6 +30,7 @@ from fourfold.models.mlp import MLP, Layers, Norm
 from fourfold.models.tabular import Columns, Periodic, PiecewiseLinear
 from fourfold.models.ties import tie
 from fourfold.objectives.automatic import Automatic
+from fourfold.objectives.labels import MultiLabelMargin
 from fourfold.objectives.supervised import Supervised
 from fourfold.optimizers.cadence import Every
 from fourfold.optimizers.gradient import Gradient
@@ -240,6 +241,11 @@ class NetworkPredictor(Predictor):
         if self.members is None and self._members(data) > 1:
             run.note(
                 f"{self._members(data)} members are averaged, for only {rows:,} training rows (--members)."
+            )
+        if isinstance(run.objective, MultiLabelMargin):
+            run.note(
+                "The margin ranks the labels of a row, and does not place them about 0, where it is decided which "
+                "are there: binary-cross-entropy decides better."
             )
         if not data.size("valid"):
             run.note(

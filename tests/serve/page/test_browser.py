@@ -380,6 +380,18 @@ def test_a_run_that_is_not_there(visit: Opener) -> None:
     page.complaints.clear()
 
 
+def test_programs_are_answered_in_json_beside_the_page(visit: Opener) -> None:
+    page = visit("/")
+    for method, path, status in (
+        ("PUT", "runs", 405),
+        ("GET", "runs/books/generate", 405),
+        ("DELETE", "systems/gpt", 405),
+        ("GET", "fits/none/of/these", 404),
+    ):
+        answer = page.request.fetch(page.url + path, method=method)
+        assert answer.status == status and answer.json()["detail"], (method, path)
+
+
 def test_the_token_is_asked_for_once(visit: Opener, runs: Path) -> None:
     started = Server(runs, runs.parent / "locked.log", "--token", "a-long-enough-token")
     try:
