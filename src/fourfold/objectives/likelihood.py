@@ -15,13 +15,22 @@ from fourfold.core.parts import Batch, Move, Objective
 
 CHUNK = 1 << 18
 """Logits that the CPU form holds in float32 at a time: they stay in the cache."""
+COMPILED = 256
+"""Logits of a position from which the compiled kernel is faster than torch's operations."""
+LINE = 16
+"""Columns that matrices are padded to multiples of."""
 LOGITS = 1 << 23
 """Logits that `linear_cross_entropy` holds at a time, in the format of the products."""
 
 
 def _differentiated(logits: Tensor, targets: Tensor, ignore: int, grad: Tensor | None) -> Tensor:
-    """Summed cross-entropy, in chunks of rows; its gradient is written to `grad`, which may be the logits."""
+    """Summed cross-entropy on the CPU; its gradient is written to `grad`, which may be the logits."""
     wide = torch.promote_types(logits.dtype, torch.float32)
+    if logits.dtype == torch.bfloat16 and logits.shape[1] >= COMPILED:
+        from fourfold.kernels.softmax import differentiate
+
+        found = logits.clone() if grad is None else logits if grad is logits else grad.copy_(logits)
+        return differentiate(found, targets, ignore).sum()
     total = logits.new_zeros((), dtype=wide)
     step = max(1, CHUNK // logits.shape[-1])
     for rows in (slice(i, i + step) for i in range(0, len(logits), step)):
@@ -72,7 +81,12 @@ def cross_entropy(logits: Tensor, targets: Tensor, ignore: int = -100) -> Tensor
 
 
 class _LinearCrossEntropy(Function):
-    """Summed cross-entropy of a linear layer's logits, differentiated chunk by chunk while the logits are there."""
+    """Summed cross-entropy of a linear layer's logits, differentiated chunk by chunk while the logits are there.
+
+    The bias is one more column of the weights (Goodfellow et al. 2016, 6.2.1), for which every row of the hidden
+    states holds a one: its gradient then costs no pass over the logits. bfloat16 would round it to 3 digits, so
+    what is rounded off is a second such column.
+    """
 
     @staticmethod
     def forward(
@@ -84,33 +98,49 @@ class _LinearCrossEntropy(Function):
         ignore: int,
         dtype: torch.dtype,
     ) -> Tensor:
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        narrow, matrix = hidden.to(dtype), weight.to(dtype)
-        shift = None if bias is None else bias.to(dtype)
-        needed = any(ctx.needs_input_grad[:3])
+        width = weight.shape[1]
+        columns = -(-(width + 2) // LINE) * LINE if bias is not None else width
+        narrow = hidden.new_zeros(len(hidden), columns, dtype=dtype)
+        matrix = weight.new_zeros(len(weight), columns, dtype=dtype)
+        narrow[:, :width], matrix[:, :width] = hidden, weight
+        if bias is not None:
+            narrow[:, width : width + 2] = 1
+            matrix[:, width] = bias
+            matrix[:, width + 1] = bias - matrix[:, width]
         step = max(1, LOGITS // len(weight))
+        wide = torch.promote_types(hidden.dtype, torch.float32)
         total = hidden.new_zeros((), dtype=wide)
-        to_hidden, to_weight, to_bias = [], None, None
+        needed = any(ctx.needs_input_grad[:3])
+        to_hidden: list[Tensor] = []
+        to_matrix: Tensor | None = None
         for rows in (slice(i, i + step) for i in range(0, len(hidden), step)):
-            logits = F.linear(narrow[rows], matrix, shift)
+            logits = narrow[rows] @ matrix.T
             total += _differentiated(logits, targets[rows], ignore, logits if needed else None)
-            if not needed:
-                continue
-            to_hidden.append((logits @ matrix).to(hidden.dtype))
-            more = (logits.T @ narrow[rows]).to(weight.dtype)
-            to_weight = more if to_weight is None else to_weight.add_(more)
-            if bias is not None:
-                more = logits.sum(0, dtype=wide).to(bias.dtype)
-                to_bias = more if to_bias is None else to_bias.add_(more)
+            if needed:
+                to_hidden.append(logits @ matrix)
+                more = logits.T @ narrow[rows]
+                # several chunks are summed in float32
+                to_matrix = more if to_matrix is None else to_matrix.to(wide).add_(more)
         if needed:
-            ctx.save_for_backward(torch.cat(to_hidden), to_weight, to_bias)
+            ctx.dtypes = hidden.dtype, weight.dtype, None if bias is None else bias.dtype
+            ctx.width = width
+            ctx.save_for_backward(torch.cat(to_hidden), to_matrix)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        found = [None if g is None else g * grad.to(g.dtype) for g in ctx.saved_tensors]
-        return *found, None, None, None
+        to_hidden, to_matrix = ctx.saved_tensors
+        of_hidden, of_weight, of_bias = ctx.dtypes
+        width = ctx.width
+        found = [
+            to_hidden[:, :width].to(of_hidden, copy=True),
+            to_matrix[:, :width].to(of_weight, copy=True),
+        ]
+        if of_bias is not None:
+            found.append(to_matrix[:, width].to(of_bias, copy=True))
+        scaled = [g.mul_(grad) for g in found]
+        return *scaled, *[None] * (6 - len(scaled))
 
 
 def linear_cross_entropy(
