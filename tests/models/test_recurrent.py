@@ -8,9 +8,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from fourfold.models.output import FullOutput
 from fourfold.models.recurrent import CELLS, LSTM, Cell, Recurrent, RecurrentLM
 
 size = st.integers(1, 5)
+
+
+def _network(
+    words: int,
+    cell: Cell,
+    width: int,
+    layers: int,
+    vectors: int,
+    *,
+    tied: bool = False,
+    **options: float,
+) -> RecurrentLM:
+    embedding = nn.Embedding(words, vectors)
+    widths = [width] * (layers - 1) + [vectors if tied else width]
+    head = FullOutput(words, widths[-1], rows=embedding if tied else None)
+    return RecurrentLM(cell, embedding, widths, head, **options)
+
+
 cells = st.sampled_from(sorted(CELLS))
 ORACLES = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -97,7 +116,7 @@ def test_bfloat16_products_stay_near_the_plain_ones(cell: Cell) -> None:
 
 @pytest.mark.parametrize("cell", sorted(CELLS))
 def test_the_future_is_not_read(cell: Cell) -> None:
-    model = RecurrentLM(11, cell, 8, 2, 6).eval()
+    model = _network(11, cell, 8, 2, 6).eval()
     tokens = torch.randint(11, (2, 9))
     changed = tokens.clone()
     changed[:, 5:] = torch.randint(11, (2, 4))
@@ -107,7 +126,7 @@ def test_the_future_is_not_read(cell: Cell) -> None:
 @pytest.mark.parametrize("cell", sorted(CELLS))
 def test_carried_states_equal_one_long_sequence(cell: Cell) -> None:
     torch.manual_seed(0)
-    model = RecurrentLM(11, cell, 8, 2, 6).double().eval()
+    model = _network(11, cell, 8, 2, 6).double().eval()
     tokens = torch.randint(11, (3, 70))
     whole, last = model(tokens)
     first, states = model(tokens[:, :35])
@@ -119,7 +138,7 @@ def test_carried_states_equal_one_long_sequence(cell: Cell) -> None:
 
 def test_dropout_has_one_mask_through_time_and_keeps_the_expectation() -> None:
     torch.manual_seed(0)
-    model = RecurrentLM(7, "lstm", 8, 1, 400, dropout=0.25)
+    model = _network(7, "lstm", 8, 1, 400, dropout=0.25)
     x = torch.ones(50, 12, 400)
     masked = model._masked(x)
     assert torch.equal(masked, masked[:, :1].expand_as(masked))  # the same at every step
@@ -166,7 +185,7 @@ def test_both_paths_drop_the_same_weights() -> None:
 
 
 def test_tied_weights_are_one_tensor() -> None:
-    model = RecurrentLM(11, "gru", 8, 2, 6, tied=True)
+    model = _network(11, "gru", 8, 2, 6, tied=True)
     assert model.head.weight is model.embedding.weight
     assert [layer.hidden_size for layer in model.layers] == [8, 6]
     names = [name for name, _ in model.named_parameters()]
@@ -174,7 +193,7 @@ def test_tied_weights_are_one_tensor() -> None:
     hidden, _ = model(torch.randint(11, (2, 5)))
     model.head(hidden).sum().backward()
     assert model.embedding.weight.grad is not None
-    untied = RecurrentLM(11, "gru", 8, 2, 6)
+    untied = _network(11, "gru", 8, 2, 6)
     assert untied.head.weight.shape == (11, 8)
 
 

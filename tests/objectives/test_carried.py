@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from fourfold.core.parts import Batch
+from fourfold.models.output import FullOutput
 from fourfold.models.recurrent import Cell, RecurrentLM
 from fourfold.objectives import likelihood
-from fourfold.objectives.carried import CarriedNextToken
+from fourfold.objectives.carried import CarriedSoftmax
 from fourfold.objectives.likelihood import linear_cross_entropy
 
+NO_RUN: Any = None
 CELLS: list[Cell] = ["rnn", "gru", "lstm"]
 
 
@@ -85,6 +88,12 @@ def test_bfloat16_products_stay_near_float32() -> None:
 # --- what is carried -----------------------------------------------------------------------------
 
 
+def _network(words: int, cell: Cell, width: int, layers: int, vectors: int) -> RecurrentLM:
+    head = FullOutput(words, width)
+    torch.nn.init.normal_(head.weight)
+    return RecurrentLM(cell, nn.Embedding(words, vectors), [width] * layers, head)
+
+
 def _windows(tokens: Tensor, window: int, begins: bool = True) -> list[Batch]:
     """(B, N + 1) tokens as batches of windows that go on."""
     count = (tokens.shape[1] - 1) // window
@@ -98,11 +107,11 @@ def _windows(tokens: Tensor, window: int, begins: bool = True) -> list[Batch]:
     ]
 
 
-def _fresh() -> CarriedNextToken:
-    return CarriedNextToken().model_copy()
+def _fresh() -> CarriedSoftmax:
+    return CarriedSoftmax().model_copy()
 
 
-def _loss(objective: CarriedNextToken, model: RecurrentLM, batch: Batch) -> Tensor:
+def _loss(objective: CarriedSoftmax, model: RecurrentLM, batch: Batch) -> Tensor:
     (move,) = objective.losses(model, batch)
     return move.loss
 
@@ -110,12 +119,12 @@ def _loss(objective: CarriedNextToken, model: RecurrentLM, batch: Batch) -> Tens
 @pytest.mark.parametrize("cell", CELLS)
 def test_two_windows_with_carry_are_one_long_one(cell: Cell) -> None:
     torch.manual_seed(0)
-    model = RecurrentLM(13, cell, 8, 2, 6).double()
+    model = _network(13, cell, 8, 2, 6).double()
     tokens = torch.randint(13, (4, 71))
     (whole,) = _windows(tokens, 70)
-    objective = CarriedNextToken().prepare(None)  # type: ignore[arg-type]
+    objective = CarriedSoftmax().prepare(NO_RUN)
     both = sum(_loss(objective, model, batch) for batch in _windows(tokens, 35))
-    alone = CarriedNextToken().prepare(None)  # type: ignore[arg-type]
+    alone = CarriedSoftmax().prepare(NO_RUN)
     torch.testing.assert_close(both, _loss(alone, model, whole), rtol=1e-10, atol=1e-12)
     # without carrying it is another number
     apart = [b | {"begins": torch.ones(4, dtype=torch.bool)} for b in _windows(tokens, 35)]
@@ -124,9 +133,9 @@ def test_two_windows_with_carry_are_one_long_one(cell: Cell) -> None:
 
 def test_the_gradient_ends_where_a_window_begins() -> None:
     torch.manual_seed(0)
-    model = RecurrentLM(13, "lstm", 8, 1, 6).double()
+    model = _network(13, "lstm", 8, 1, 6).double()
     first, second = _windows(torch.randint(13, (2, 11)), 5)
-    objective = CarriedNextToken().prepare(None)  # type: ignore[arg-type]
+    objective = CarriedSoftmax().prepare(NO_RUN)
     _loss(objective, model, first)
     found = torch.autograd.grad(_loss(objective, model, second), list(model.parameters()))
     with torch.no_grad():
@@ -141,11 +150,11 @@ def test_the_gradient_ends_where_a_window_begins() -> None:
 
 def test_evaluation_carries_its_own_and_does_not_disturb_training() -> None:
     torch.manual_seed(0)
-    model = RecurrentLM(13, "gru", 8, 1, 6).double()
+    model = _network(13, "gru", 8, 1, 6).double()
     train, other = (_windows(torch.randint(13, (4, 21)), 5) for _ in range(2))
-    undisturbed = CarriedNextToken().prepare(None)  # type: ignore[arg-type]
+    undisturbed = CarriedSoftmax().prepare(NO_RUN)
     expected = [float(_loss(undisturbed, model, batch).detach()) for batch in train]
-    objective = CarriedNextToken().prepare(None)  # type: ignore[arg-type]
+    objective = CarriedSoftmax().prepare(NO_RUN)
     found = []
     for batch in train:
         found.append(float(_loss(objective, model, batch).detach()))
@@ -154,16 +163,16 @@ def test_evaluation_carries_its_own_and_does_not_disturb_training() -> None:
             sums = [float(objective.measure(model, b)["loss"][0]) for b in other]
         model.train()
     assert found == expected
-    alone = CarriedNextToken().prepare(None)  # type: ignore[arg-type]
+    alone = CarriedSoftmax().prepare(NO_RUN)
     with torch.no_grad():
         assert sums == [float(alone.measure(model.eval(), b)["loss"][0]) for b in other]
 
 
 def test_rows_that_begin_forget_and_others_do_not() -> None:
     torch.manual_seed(0)
-    model = RecurrentLM(13, "lstm", 8, 1, 6).double().eval()
+    model = _network(13, "lstm", 8, 1, 6).double().eval()
     first, second = _windows(torch.randint(13, (3, 11)), 5)
-    objective = CarriedNextToken().prepare(None)  # type: ignore[arg-type]
+    objective = CarriedSoftmax().prepare(NO_RUN)
     _loss(objective, model, first)
     begins = torch.tensor([False, True, False])
     found = objective._before(False, {**second, "begins": begins})
@@ -174,22 +183,22 @@ def test_rows_that_begin_forget_and_others_do_not() -> None:
 
 def test_the_state_goes_through_a_checkpoint() -> None:
     torch.manual_seed(0)
-    model = RecurrentLM(13, "lstm", 8, 2, 6)
+    model = _network(13, "lstm", 8, 2, 6)
     first, second = _windows(torch.randint(13, (3, 11)), 5)
-    objective = CarriedNextToken().prepare(None)  # type: ignore[arg-type]
+    objective = CarriedSoftmax().prepare(NO_RUN)
     assert objective.state_dict()["states"] is None
     _loss(objective, model, first)
     state = copy.deepcopy(objective.state_dict())
     expected = _loss(objective, model, second)
-    resumed = CarriedNextToken().prepare(None)  # type: ignore[arg-type]
+    resumed = CarriedSoftmax().prepare(NO_RUN)
     resumed.load_state_dict(state)
     assert torch.equal(_loss(resumed, model, second), expected)
 
 
 def test_batches_out_of_order_are_refused() -> None:
-    model = RecurrentLM(13, "rnn", 8, 1, 6)
+    model = _network(13, "rnn", 8, 1, 6)
     first, second = _windows(torch.randint(13, (3, 11)), 5)
-    objective = CarriedNextToken().prepare(None)  # type: ignore[arg-type]
+    objective = CarriedSoftmax().prepare(NO_RUN)
     with pytest.raises(ValueError, match="3 rows goes on .* none are held"):
         _loss(objective, model, second)
     _loss(objective, model, {k: v[:2] for k, v in first.items()})
@@ -198,7 +207,7 @@ def test_batches_out_of_order_are_refused() -> None:
 
 
 def test_what_is_ignored_does_not_count() -> None:
-    model = RecurrentLM(13, "rnn", 8, 1, 6)
+    model = _network(13, "rnn", 8, 1, 6)
     with torch.no_grad():
         model.head.weight.zero_()
     targets = torch.tensor([[1, 2, -100], [3, -100, -100]])

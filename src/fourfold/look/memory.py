@@ -55,8 +55,8 @@ def gradient_picture(curves: Mapping[str, np.ndarray], window: int) -> Picture:
     )
     axes.legend(loc="upper right", bbox_to_anchor=(1, 0.93))
     caption = (
-        "Norm of the gradient of a token's loss by the word vector so many tokens before it, mean of its logarithm "
-        "over held-out places. Where a curve falls, what is that far back can no longer be learned; beyond the "
+        "Norm of the gradient of the last layer's state, along random directions, by the word vector read so many "
+        "tokens before; means of its logarithm over held-out places. Where a curve falls, what is that far back can no longer be learned; beyond the "
         "window only the carried state reaches, without a gradient. Dashed: untrained networks of the same size."
     )
     return picture(fig, "Gradient by distance", caption)

@@ -14,6 +14,7 @@ kernels. Shapes: B rows, T time, D = input_size, H = hidden_size, V vocabulary.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -188,12 +189,10 @@ class RecurrentLM(nn.Module):
     """Language model: embedding, recurrent layers, output layer.
 
     Args:
-        vocabulary: V.
         cell: the recurrence.
-        width: H of every layer; where `tied`, of all but the last.
-        layers: how many.
-        embedding: size of the word vectors.
-        tied: whether the output weights are the embedding's; the last layer then has the embedding's size.
+        embedding: the word vectors, (V, E); drawn anew, uniform in (-0.1, 0.1).
+        widths: H of each layer.
+        head: the output layer, from models/output.py.
         dropout: share of features left out while training, of the embedding and of every layer's output, one
             mask for all steps of a window.
         weight_dropout: share of the hidden-to-hidden weights left out while training.
@@ -201,30 +200,24 @@ class RecurrentLM(nn.Module):
 
     def __init__(
         self,
-        vocabulary: int,
         cell: Cell,
-        width: int,
-        layers: int,
-        embedding: int,
+        embedding: nn.Embedding,
+        widths: Sequence[int],
+        head: nn.Module,
         *,
-        tied: bool = False,
         dropout: float = 0.0,
         weight_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.dropout = Dropout(dropout)
-        self.embedding = nn.Embedding(vocabulary, embedding)
-        sizes = [embedding, *[width] * (layers - 1), embedding if tied else width]
+        self.embedding = embedding
+        nn.init.uniform_(embedding.weight, -0.1, 0.1)
+        inputs = [embedding.embedding_dim, *widths]
         self.layers = nn.ModuleList(
-            CELLS[cell](size, wide, weight_dropout)
-            for size, wide in zip(sizes, sizes[1:], strict=False)
+            CELLS[cell](size, width, weight_dropout)
+            for size, width in zip(inputs, widths, strict=False)
         )
-        self.head = nn.Linear(sizes[-1], vocabulary)
-        nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
-        nn.init.uniform_(self.head.weight, -0.1, 0.1)
-        nn.init.zeros_(self.head.bias)
-        if tied:
-            self.head.weight = self.embedding.weight
+        self.head = head
 
     def forward(
         self, tokens: Tensor, states: list[State] | None = None

@@ -1,26 +1,31 @@
-"""Likelihoods of models that remember: truncated back-propagation through time, the state carried on.
+"""The next word from a state that is carried on: truncated back-propagation through time.
 
 Williams and Peng 1990; Mikolov et al. 2010. The gradient ends where a window begins; what the model remembers does
-not. Shapes: B rows, T window, D features, V vocabulary.
+not. Every way to look at the vocabulary is that of objectives/vocabulary.py. Shapes: B rows, T window, D features.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterator
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import torch
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 from torch import Tensor, nn
 
-from fourfold.core.parts import Batch, Move, Objective
+from fourfold.core.parts import Batch
 from fourfold.core.run import Run
-from fourfold.objectives.likelihood import linear_cross_entropy
+from fourfold.objectives.vocabulary import (
+    Adaptive,
+    Contrast,
+    Hierarchical,
+    NextWord,
+    Sampled,
+    Softmax,
+)
 
 
-class Carried(Objective):
-    """What is predicted from a state that goes on from batch to batch; subclasses say the loss.
+class Carried(NextWord):
+    """What is predicted from a state that goes on from batch to batch.
 
     The model maps batch["tokens"], (B, T) int64, and its states to features (B, T, D) and states: a list of tuples
     of tensors (B, ...), one tuple for each layer. Rows for which batch["begins"], (B,) bool, holds go on from nothing,
@@ -28,30 +33,27 @@ class Carried(Objective):
     micro-batches in a step each goes on from the one before it.
     """
 
-    ignore: int = -100
-    """Target that does not count."""
     _states: dict[bool, Any] = PrivateAttr(default_factory=dict)
 
     def prepare(self, run: Run) -> Self:
         """Remembers nothing yet."""
-        fresh = self.model_copy()
+        fresh = super().prepare(run)
         fresh._states = {}
         return fresh
 
-    @abstractmethod
-    def loss(self, model: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Sum over what counts, () in nats, from features (N, D) and targets (N,) int64."""
-
-    def losses(self, model: nn.Module, batch: Batch) -> Iterator[Move]:
-        """One move of the whole model: nats, summed over the tokens that count."""
+    def _counted(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Features (N, D) and targets (N,) of the positions that count."""
         targets = batch["targets"]
         hidden, states = model(batch["tokens"], self._before(model.training, batch))
         if hidden.shape[:-1] != targets.shape:
             got = f"{tuple(hidden.shape)} and {tuple(targets.shape)}"
-            raise ValueError(f"expected features (B, T, D) and targets (B, T), got {got}")
+            raise ValueError(
+                f"{type(self).__name__} expects features (B, T, D) and targets (B, T), got {got}"
+            )
         self._states[model.training] = [tuple(s.detach() for s in layer) for layer in states]
-        total = self.loss(model, hidden.flatten(0, 1), targets.flatten())
-        yield Move("model", total, weight=(targets != self.ignore).sum())
+        hidden, targets = hidden.flatten(0, 1), targets.flatten()
+        counts = targets != self.ignore
+        return (hidden, targets) if bool(counts.all()) else (hidden[counts], targets[counts])
 
     def _before(self, training: bool, batch: Batch) -> Any:
         """The states that a batch's rows go on from; None for nothing."""
@@ -81,15 +83,28 @@ class Carried(Objective):
         self._states = {} if state["states"] is None else {True: state["states"]}
 
 
-class CarriedNextToken(Carried):
-    """Cross-entropy of the next token over the whole vocabulary: -log softmax(head(hidden))[target], in nats.
+class CarriedSoftmax(Carried, Softmax):
+    """Cross-entropy over all words, from a state that is carried on."""
 
-    The model's `head` is a linear layer, whose product is fused with the loss and its gradient.
-    """
 
-    kind: Literal["softmax"] = "softmax"
+class CarriedSampled(Carried, Sampled):
+    """Cross-entropy over the true word and drawn ones, from a state that is carried on."""
 
-    def loss(self, model: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
-        """See `Carried.loss`."""
-        head: Any = model.head
-        return linear_cross_entropy(hidden, head.weight, head.bias, targets, self.ignore)
+
+class CarriedAdaptive(Carried, Adaptive):
+    """Cross-entropy over the frequent words and one cluster, from a state that is carried on."""
+
+
+class CarriedHierarchical(Carried, Hierarchical):
+    """Cross-entropy of decisions in a binary tree, from a state that is carried on."""
+
+
+class CarriedContrast(Carried, Contrast):
+    """Noise-contrastive estimation, from a state that is carried on."""
+
+
+CarriedObjective = Annotated[
+    CarriedSoftmax | CarriedSampled | CarriedAdaptive | CarriedHierarchical | CarriedContrast,
+    Field(discriminator="kind"),
+]
+"""The choices for a system's `objective`."""

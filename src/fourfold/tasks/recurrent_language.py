@@ -6,10 +6,9 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Lt
 from pydantic import PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from fourfold.core.errors import UserError
 from fourfold.core.evaluation import held_out
@@ -20,15 +19,15 @@ from fourfold.data.text import Text
 from fourfold.data.vocabulary import Vocabulary
 from fourfold.look.memory import gradient_picture, gradient_table, reach
 from fourfold.models.recurrent import CELLS, Cell, RecurrentLM, State
-from fourfold.objectives.carried import CarriedNextToken
+from fourfold.objectives.carried import CarriedObjective, CarriedSoftmax
 from fourfold.optimizers.gradient import Gradient
+from fourfold.tasks.embedded import EmbedsWords
 from fourfold.tasks.language import LanguageModel, text_data, vocabulary_of
 from fourfold.tasks.reader import Reader
+from fourfold.tasks.vocabulary import output_layer
 
-LOGITS = 1 << 22
-"""Logits that scoring a text holds at a time."""
 CHUNK = 1 << 10
-"""Tokens that it reads at a time at most."""
+"""Tokens that scoring a text reads at a time."""
 DISTANCES = 100
 """How far back gradients are looked at."""
 PLACES = 32
@@ -37,7 +36,7 @@ NAMES: dict[Cell, str] = {"rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
 Share = Annotated[float, Ge(0), Lt(1)]
 
 
-class RecurrentLanguageModel(LanguageModel):
+class RecurrentLanguageModel(LanguageModel, EmbedsWords):
     """A language model that reads token after token and remembers what it has read in a state."""
 
     cell: ClassVar[Cell]
@@ -65,21 +64,23 @@ class RecurrentLanguageModel(LanguageModel):
     through a whole window."""
     weight_dropout: Share = 0.0
     """Share of the weights from state to state left out while training."""
-    objective: CarriedNextToken = CarriedNextToken()
+    objective: CarriedObjective = CarriedSoftmax()
+    """How the vocabulary is looked at while learning: all words, drawn ones, clusters or a tree of them."""
     optimizer: Gradient = Gradient(lr=3e-3, minutes=3, schedule="wsd", decay_from=0.4, clip=1.0)
 
     def build(self, data: Data) -> RecurrentLM:
-        """A network for this vocabulary."""
-        return self._network(self.cell, len(vocabulary_of(data)))
+        """A network for this vocabulary, with the output layer that the objective needs."""
+        return self._network(self.cell, vocabulary_of(data).counts)
 
-    def _network(self, cell: Cell, vocabulary: int) -> RecurrentLM:
+    def _network(self, cell: Cell, counts: np.ndarray) -> RecurrentLM:
+        vectors = nn.Embedding(len(counts), self.embedding or self.width)
+        last = vectors.embedding_dim if self.tied else self.width
+        head = output_layer(self.objective, counts, last, rows=vectors if self.tied else None)
         return RecurrentLM(
-            vocabulary,
             cell,
-            self.width,
-            self.layers,
-            self.embedding or self.width,
-            tied=self.tied,
+            vectors,
+            [self.width] * (self.layers - 1) + [last],
+            head,
             dropout=self.dropout,
             weight_dropout=self.weight_dropout,
         )
@@ -99,8 +100,8 @@ class RecurrentLanguageModel(LanguageModel):
     ) -> Explanation:
         """Whether activations and gradients are healthy on a batch, and how far back gradients reach.
 
-        The last picture shows the size of a loss's gradient by the word vectors before it, against their distance: in
-        this run, and in an untrained RNN, GRU and LSTM of the same size.
+        The last picture shows the size of the state's gradient by the word vectors before it, against their
+        distance: in this run, and in an untrained RNN, GRU and LSTM of the same size.
 
         Args:
             source: a text, or other data; None takes the run's own held-out examples.
@@ -124,17 +125,17 @@ class RecurrentLanguageModel(LanguageModel):
     def _curves(self, run: Run, source: Any, seed: int) -> dict[str, np.ndarray] | None:
         """Gradients by distance, of the run first; None where the text has no two tokens."""
         tokens = _held_out_tokens(run, source)
-        if len(tokens) < 3:
+        if len(tokens) < 2:
             return None
         rows = _places(tokens)
         model = network(run)
-        vocabulary = len(vocabulary_of(run.data))
-        curves = {f"this run's {NAMES[self.cell]}": gradient_by_distance(model, rows)}
+        counts = vocabulary_of(run.data).counts
+        curves = {f"this run's {NAMES[self.cell]}": gradient_by_distance(model, rows, seed)}
         for cell in CELLS:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                other = self._network(cell, vocabulary).to(run.device).eval()
-            curves[f"{NAMES[cell]}, untrained"] = gradient_by_distance(other, rows)
+                other = self._network(cell, counts).to(run.device).eval()
+            curves[f"{NAMES[cell]}, untrained"] = gradient_by_distance(other, rows, seed)
         return curves
 
     @classmethod
@@ -157,6 +158,7 @@ class RecurrentReader(Reader):
 
     def __init__(self, model: RecurrentLM, vocabulary: Vocabulary) -> None:
         self.model, self.vocabulary = model, vocabulary
+        self.head: Any = model.head
         self.device = model.embedding.weight.device
 
     def start(self, rows: int = 1) -> tuple[list[State], Tensor]:
@@ -166,7 +168,8 @@ class RecurrentReader(Reader):
     def next(self, state: tuple[list[State], Tensor]) -> Tensor:
         """See `Reader.next`."""
         with torch.no_grad():
-            return self.model.head(state[1]).float().log_softmax(-1)
+            found: Tensor = self.head.log_probabilities(state[1])
+        return found
 
     def push(self, state: tuple[list[State], Tensor], tokens: Tensor) -> tuple[list[State], Tensor]:
         """See `Reader.push`."""
@@ -180,16 +183,14 @@ class RecurrentReader(Reader):
     def surprises(self, tokens: np.ndarray) -> np.ndarray:
         """See `Reader.surprises`: in pieces, the state carried from each to the next."""
         whole = torch.from_numpy(np.asarray(tokens, np.int64))
-        step = max(1, min(CHUNK, LOGITS // len(self.vocabulary)))
         states: list[State] | None = None
         found = np.zeros(len(whole) - 1)
-        for at in range(0, len(found), step):
-            piece = whole[at : at + step + 1].to(self.device)
+        for at in range(0, len(found), CHUNK):
+            piece = whole[at : at + CHUNK + 1].to(self.device)
             with torch.no_grad():
                 hidden, states = self.model(piece[None, :-1], states)
-                logits = self.model.head(hidden[0]).float()
-                nats = F.cross_entropy(logits, piece[1:], reduction="none")
-            found[at : at + step] = nats.double().cpu().numpy()
+                nats = self.head.negative_log(hidden[0], piece[1:])
+            found[at : at + CHUNK] = nats.double().cpu().numpy()
         return found
 
 
@@ -205,25 +206,27 @@ def network(run: Run) -> RecurrentLM:
     return model
 
 
-def gradient_by_distance(model: RecurrentLM, rows: Tensor) -> np.ndarray:
-    """The norm of d loss / d word vector by distance back from the token whose loss it is.
+def gradient_by_distance(model: RecurrentLM, rows: Tensor, seed: int = 0) -> np.ndarray:
+    """The norm of d (v h) / d word vector by distance back: h the last layer's state, v a random direction.
 
     Args:
         model: in evaluation mode.
-        rows: (B, N) int64; each row's loss is that of its last token. What is before the last DISTANCES + 2 tokens
-            is read first, so that no state is that of a text's beginning.
+        rows: (B, N) int64; each row's state is that after its last token. What is before the last DISTANCES + 1
+            tokens is read first, so that no state is that of a text's beginning.
+        seed: of the directions, one for each row.
 
     Returns:
-        (DISTANCES + 1 or fewer,) float64, geometric means over rows; at 0 the word vector read right before.
+        (DISTANCES + 1 or fewer,) float64, geometric means over rows; at 0 the word vector read last.
     """
     rows = rows.to(model.embedding.weight.device)
-    before, rows = rows[:, : -DISTANCES - 2], rows[:, -DISTANCES - 2 :]
-    states = model(before)[1] if before.shape[1] else None
+    before, rows = rows[:, : -DISTANCES - 1], rows[:, -DISTANCES - 1 :]
+    with torch.no_grad():
+        states = model(before)[1] if before.shape[1] else None
     with torch.enable_grad():
-        vectors = model.embedding(rows[:, :-1]).detach().requires_grad_()
-        hidden, _ = model.read(vectors, states)
-        loss = F.cross_entropy(model.head(hidden[:, -1]).float(), rows[:, -1], reduction="sum")
-        (slope,) = torch.autograd.grad(loss, vectors)
+        vectors = model.embedding(rows).detach().requires_grad_()
+        last = model.read(vectors, states)[0][:, -1]  # (B, H)
+        directions = torch.randn(last.shape, generator=torch.Generator().manual_seed(seed))
+        (slope,) = torch.autograd.grad((last * directions.to(last)).sum(), vectors)
     norms = slope.double().norm(dim=-1).clamp(min=1e-30)
     return norms.log().mean(0).exp().flip(0).cpu().numpy()
 
@@ -240,7 +243,7 @@ def _held_out_tokens(run: Run, source: Any) -> np.ndarray:
 
 def _places(tokens: np.ndarray) -> Tensor:
     """Rows of tokens at places spread evenly over a text, (B, N)."""
-    length = min(2 * DISTANCES + 2, len(tokens))
+    length = min(2 * DISTANCES + 1, len(tokens))
     last = len(tokens) - length
     starts = np.unique(np.linspace(0, last, min(PLACES, last + 1)).astype(np.int64))
     return torch.from_numpy(np.stack([tokens[s : s + length] for s in starts]))
@@ -254,6 +257,6 @@ def _reach_words(curve: np.ndarray) -> str:
         return f"more than {most} tokens" if found is None else f"{found} tokens"
 
     return (
-        f"Back from a token's loss the gradient falls to a tenth within {words(tenth)} and to a thousandth within "
+        f"Back from a state the gradient by the word vectors falls to a tenth within {words(tenth)} and to a thousandth within "
         f"{words(thousandth)}."
     )
