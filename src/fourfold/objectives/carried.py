@@ -6,7 +6,7 @@ not. Every way to look at the vocabulary is that of objectives/vocabulary.py. Sh
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, cast
 
 import torch
 from pydantic import Field, PrivateAttr
@@ -37,7 +37,7 @@ class Carried(NextWord):
 
     def prepare(self, run: Run) -> Self:
         """Remembers nothing yet."""
-        fresh = super().prepare(run)
+        fresh = cast(Self, super().prepare(run))
         fresh._states = {}
         return fresh
 
