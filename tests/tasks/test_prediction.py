@@ -281,6 +281,16 @@ def test_inspect_says_verdict_and_health(number: Run) -> None:
     assert "Errors compared" in [p.title for p in told.pictures]
 
 
+def test_inspect_draws_depths_with_the_networks_own_activation() -> None:
+    options: dict[str, Any] = {"activation": "tanh", "width": 8, "epochs": 2, "members": 1}
+    run = fourfold.fit("mlp", numbers(), target="y", out=False, **options)
+    picture, table = run.inspect(depths=True).pictures[-1], run.inspect(depths=True).tables[-1]
+    assert picture.title == table.title == "Plain and residual by depth"
+    assert [row[0] for row in table.rows] == [4, 8, 16, 32, 64] and "Tanh" in picture.caption
+    linear = fourfold.fit("linear", numbers(), target="y", out=False)
+    assert linear.inspect(depths=True).tables[-1].title == table.title
+
+
 # --- the report ---------------------------------------------------------------------------------
 
 

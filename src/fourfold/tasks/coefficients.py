@@ -45,17 +45,21 @@ class LinearPredictor(Predictor):
         spread: tuple[str, ...] = (),
         fits: Annotated[int, Ge(2)] = 5,
         examples: PositiveInt = 32,
+        depths: bool = False,
     ) -> Explanation | pl.DataFrame:
-        """The coefficients in the original units of the columns; or, with rows or spread, the verdict on its learning.
+        """The coefficients in the original units of the columns; or, with an option, the verdict on its learning.
 
         Args:
             rows: fit on 10, 20, 40, 80 and 100% of the training rows, which takes five fits.
             spread: options that are numbers, or rows, over which bias and variance are measured, as rows.
             fits: bootstrap samples for each of their five values.
             examples: rows of the batch on which the model is looked at.
+            depths: draw plain against residual networks of 4 to 64 layers too.
         """
-        if rows or spread:
-            return super().inspect(run, rows=rows, spread=spread, fits=fits, examples=examples)
+        if rows or spread or depths:
+            return super().inspect(
+                run, rows=rows, spread=spread, fits=fits, examples=examples, depths=depths
+            )
         return self._coefficients(run)
 
     def tables(self, run: Run) -> Iterator[Table]:

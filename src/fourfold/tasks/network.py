@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self, cast
 
@@ -22,9 +23,9 @@ from fourfold.core.errors import UserError
 from fourfold.core.evaluation import held_out, to_device
 from fourfold.core.parts import Data, Part
 from fourfold.core.run import Run
-from fourfold.core.types import Table
+from fourfold.core.types import Picture, Table
 from fourfold.data.table import TableData, Tabular
-from fourfold.models.activations import known_activation
+from fourfold.models.activations import activation, known_activation
 from fourfold.models.initialize import Scheme
 from fourfold.models.mlp import MLP, Layers, Norm
 from fourfold.models.tabular import Columns, Periodic, PiecewiseLinear
@@ -258,6 +259,14 @@ class NetworkPredictor(Predictor):
                 f"Activation none: {many} layers of sums of sums are one layer, W{many} ... W1 x + b, so this is "
                 "a linear model whatever its depth; --activation relu makes it more."
             )
+
+    def _depths(self, seed: int) -> tuple[Picture, Table]:
+        """Of this network's activation."""
+        from fourfold.look.depth import depth_picture
+
+        make = functools.partial(activation, self.activation)
+        make.__name__ = type(make()).__name__  # type: ignore[attr-defined]  # for the caption
+        return depth_picture(activation=make, seed=seed)
 
     def tables(self, run: Run) -> Iterator[Table]:
         """What every predictor shows; of a network without activations, the one layer that it is."""

@@ -163,6 +163,7 @@ class Predictor(System):
         spread: tuple[str, ...] = (),
         fits: Annotated[int, Ge(2)] = 5,
         examples: PositiveInt = 32,
+        depths: bool = False,
     ) -> Explanation | pl.DataFrame:
         """Whether it has learned what there is to learn, and whether the network is numerically healthy, in words.
 
@@ -174,6 +175,7 @@ class Predictor(System):
             spread: options that are numbers, or rows, over which bias and variance are measured, as width,rows.
             fits: bootstrap samples for each of their five values.
             examples: rows of the batch on which activations and gradients are looked at.
+            depths: draw plain against residual networks of 4 to 64 layers too, for comparison.
         """
         from fourfold.look.health import inspect_batch
         from fourfold.tasks.judging import verdict
@@ -182,12 +184,22 @@ class Predictor(System):
         learned = verdict(run, rows=rows, spread=spread, fits=fits)
         batch, said = batch_of(run, None, examples)
         health = inspect_batch(run.model, run.objective, batch, seed=run.seed, title="health")
+        tables, pictures = learned.tables + health.tables, learned.pictures + health.pictures
+        if depths:
+            picture, table = self._depths(run.seed)
+            tables, pictures = (*tables, table), (*pictures, picture)
         return Explanation(
             learned.title,
             (*learned.sentences, *health.sentences, f"Seen: {said}."),
-            learned.tables + health.tables,
-            learned.pictures + health.pictures,
+            tables,
+            pictures,
         )
+
+    def _depths(self, seed: int) -> tuple[Picture, Table]:
+        """Plain against residual networks by depth."""
+        from fourfold.look.depth import depth_picture
+
+        return depth_picture(seed=seed)
 
     def pictures(self, run: Run) -> Iterator[Picture]:
         """Predictions of the held-out rows, what they rest on, and how they were learned."""
