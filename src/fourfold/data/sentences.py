@@ -484,7 +484,8 @@ def _sentences(numbers: np.ndarray) -> Part:
     """Numbers with -1 at ends of sentences, as words and ends; sentences of one word are kept."""
     marks = np.flatnonzero(numbers == -1)
     words = numbers[numbers >= 0].astype(np.int32)
-    ends = np.unique(np.concatenate([[0], marks - np.arange(len(marks)), [len(words)]]))
+    ends = np.concatenate([[0], marks - np.arange(len(marks)), [len(words)]])
+    ends = ends[np.append(True, np.diff(ends) > 0)]  # without empty ones
     return Part(words, ends.astype(np.int64))
 
 

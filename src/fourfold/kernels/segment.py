@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit, uint64
 
+from fourfold.kernels.lanes import pointer
+
 SEPARATOR, PART, ALONE, JOINER, BREAK, STOP = range(6)
 """Classes of characters: between words; part of a word; a word of its own (Chinese by character); part of a
 word only between two parts (apostrophe, hyphen); a line's end, of which two end a sentence; end of a sentence."""
@@ -83,27 +85,26 @@ def _place_all(known):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, boundscheck=False)
-def _number(known, text, start, stop):  # type: ignore[no-untyped-def]
-    """The entry of text[start:stop], new if it has not come before."""
-    mask = uint64(len(known.slots) - 1)
+def _number(letters, begins, slots, size, mask, text, start, stop):  # type: ignore[no-untyped-def]
+    """The entry of text[start:stop], new if it has not come before; `size` is where their number stands."""
     at = _hash(text, start, stop) & mask
-    while known.slots[at] >= 0:
-        entry = known.slots[at]
-        begin = known.begins[entry]
-        if known.begins[entry + 1] - begin == stop - start:
-            same = True
-            for p in range(stop - start):
-                same &= known.letters[begin + p] == text[start + p]
-            if same:
-                return entry
+    while slots[at] >= 0:
+        entry = slots[at]
+        begin = begins[entry]
+        if begins[entry + 1] - begin == stop - start:
+            p = 0
+            while p < stop - start and letters[begin + p] == text[start + p]:
+                p += 1
+            if p == stop - start:
+                return np.int64(entry)
         at = (at + uint64(1)) & mask
-    entry = known.size[0]
-    begin = known.begins[entry]
+    entry = size[0]
+    begin = begins[entry]
     for p in range(stop - start):
-        known.letters[begin + p] = text[start + p]
-    known.begins[entry + 1] = begin + stop - start
-    known.size[0] = entry + 1
-    known.slots[at] = entry
+        letters[begin + p] = text[start + p]
+    begins[entry + 1] = begin + stop - start
+    size[0] = entry + 1
+    slots[at] = np.int32(entry)
     return entry
 
 
@@ -122,11 +123,15 @@ def segment(text, classes, whole, known, found):  # type: ignore[no-untyped-def]
         How many numbers were written, and how many code points were used.
     """
     size, count, at = len(text), 0, 0
+    # pointers: an array that is handed on is counted, which takes as long as finding a word
+    text, classes, found = pointer(text), pointer(classes), pointer(found)
+    letters, begins, slots = pointer(known.letters), pointer(known.begins), pointer(known.slots)
+    counts, entries, mask = pointer(known.counts), pointer(known.size), uint64(len(known.slots) - 1)
     while at < size:
         kind = classes[text[at]]
         if kind == STOP or (kind == BREAK and at + 1 < size and classes[text[at + 1]] == BREAK):
             if count and found[count - 1] != SENTENCE:
-                found[count] = SENTENCE
+                found[count] = np.int32(SENTENCE)
                 count += 1
         if kind != PART and kind != ALONE:
             at += 1
@@ -142,9 +147,9 @@ def segment(text, classes, whole, known, found):  # type: ignore[no-untyped-def]
             unsure = stop == size or (stop + 1 == size and classes[text[stop]] == JOINER)
             if unsure and not whole and at > 0:
                 return count, at
-        entry = _number(known, text, at, stop)
-        known.counts[entry] += 1
-        found[count] = entry
+        entry = _number(letters, begins, slots, entries, mask, text, at, stop)
+        counts[entry] += 1
+        found[count] = np.int32(entry)
         count += 1
         at = stop
     return count, at
