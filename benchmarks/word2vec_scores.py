@@ -48,7 +48,7 @@ def similarity(vectors: Vectors, name: str) -> dict[str, float]:
     random = np.random.default_rng(0)
     drawn = [spearmanr(x[i], y[i])[0] for i in random.integers(0, len(x), (1000, len(x)))]
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return {"rho": float(spearmanr(x, y)[0]), "low": low, "high": high, "pairs": len(x)}
+    return {"value": float(spearmanr(x, y)[0]), "low": low, "high": high, "pairs": len(x)}
 
 
 def answered(vectors: Vectors, questions: list[tuple[str, str, str, str]]) -> np.ndarray:
@@ -65,6 +65,14 @@ def answered(vectors: Vectors, questions: list[tuple[str, str, str, str]]) -> np
             scores[np.arange(len(a)), given] = -np.inf
         right[start : start + 500] = scores.argmax(1) == d
     return right
+
+
+def share(right: np.ndarray) -> dict[str, float]:
+    """The share that is right, and its 95% interval over 1,000 bootstrap samples."""
+    random = np.random.default_rng(0)
+    drawn = [right[random.integers(0, len(right), len(right))].mean() for _ in range(1000)]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return {"value": float(right.mean()), "low": low, "high": high, "questions": len(right)}
 
 
 def google() -> list[tuple[str, str, str, str]]:

@@ -41,7 +41,7 @@ class Hogwild(Optimizer):
     epochs: PositiveInt = 5
     """Passes over the text."""
     lr: PositiveFloat | None = None
-    """Learning rate at the beginning; None means 0.025 for skip-gram and 0.05 for CBOW."""
+    """Learning rate at the beginning; None means 0.05 for skip-gram and 0.1 for CBOW."""
     final_lr: NonNegativeFloat = 1e-4
     """Learning rate at the end; in between it falls linearly with the words seen."""
     threads: PositiveInt | None = None
@@ -89,7 +89,7 @@ class _Search:
             "negative": kernel.SIGMOIDS, "sampled": kernel.SOFTMAX, "softmax": kernel.SOFTMAX,
             "contrast": kernel.CONTRAST, "hierarchical": kernel.PATH,
         }  # fmt: skip
-        rate = config.lr or (0.05 if together else 0.025)
+        rate = config.lr or (0.1 if together else 0.05)
         self.total = len(part.words) * config.epochs
         self.settings = kernel.Settings(
             data.options.window,
