@@ -8,9 +8,10 @@ Result: perplexity 184.8 on the validation twentieth of the Brown corpus after 3
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, cast
 
+import numpy as np
 import torch
 from annotated_types import Ge, Gt, Lt
 from pydantic import PositiveInt
@@ -19,15 +20,20 @@ from torch import nn
 from fourfold.core.parts import Data
 from fourfold.core.run import Run
 from fourfold.core.system import system
+from fourfold.core.types import Picture
 from fourfold.data.text import Text
+from fourfold.look.word_tree import word_tree
 from fourfold.models.log_bilinear import LogBilinear
 from fourfold.models.output import TreeOutput
-from fourfold.models.word_tree import clustered, grow, halved
+from fourfold.models.word_tree import clustered, grow, halved, top_levels
 from fourfold.objectives.vocabulary import Hierarchical
 from fourfold.objectives.words import huffman
 from fourfold.optimizers.gradient import Gradient
 from fourfold.tasks.contexts import ContextModel, mean_predictions
 from fourfold.tasks.language import text_data
+
+LEVELS = 4
+"""Of the tree in the report."""
 
 
 @system("hlbl", reads="text")
@@ -80,6 +86,15 @@ class HierarchicalLogBilinear(ContextModel):
             f"The tree was made anew from what predicts the words: {depth:.1f} decisions a word on average."
         )
         return head.parameters()
+
+    def pictures(self, run: Run) -> Iterator[Picture]:
+        """Beside those of every model with word vectors, the top of the tree with the words below."""
+        yield from super().pictures(run)
+        vocabulary = text_data(run.data).vocabulary
+        branches = top_levels(cast(TreeOutput, run.model.head).paths(), LEVELS)
+        names = [vocabulary.token(i) for i in range(len(vocabulary))]
+        title = f"The top {LEVELS} decisions of the {self.tree} tree"
+        yield word_tree(branches, names, np.asarray(vocabulary.counts), title)
 
     @classmethod
     def toy(cls) -> tuple[HierarchicalLogBilinear, Any]:
