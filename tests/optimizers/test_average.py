@@ -46,6 +46,18 @@ def test_applied_for_a_while_only() -> None:
         assert torch.equal(model.weight, before)
 
 
+def test_a_parameter_that_begins_anew() -> None:
+    model = nn.Linear(2, 1)
+    average = Average(model, 0.5)
+    bias = average.weights()["bias"].clone()
+    with torch.no_grad():
+        model.weight.fill_(4.0)
+        model.bias.fill_(9.0)
+    average.restart(model.weight)
+    assert average.weights()["weight"].tolist() == [[4.0, 4.0]]
+    assert torch.equal(average.weights()["bias"], bias)
+
+
 def test_goes_on_from_its_state() -> None:
     model = nn.Linear(2, 1)
     average, again = Average(model, 0.9), Average(model, 0.9)

@@ -155,6 +155,8 @@ def test_export_is_read_by_transformers(run: Run, tmp_path: Path) -> None:
 
 def test_sizes_that_do_not_divide() -> None:
     _, source = GPT.toy()
+    with pytest.raises(UserError, match="context 4: gpt sees all of its window"):
+        fourfold.fit("gpt", source, out=False, context=4, steps=1, unit="character")
     with pytest.raises(UserError, match="width 30, heads 4: .*heads [35] would do"):
         fourfold.fit("gpt", source, out=False, width=30, heads=4, steps=1, unit="character")
     with pytest.raises(UserError, match="kv_heads 3: expected a divisor of heads 4: 1, 2, 4"):

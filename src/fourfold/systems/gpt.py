@@ -90,6 +90,10 @@ class GPT(LanguageModel):
         """
         if not isinstance(data, TextData):
             raise TypeError(f"gpt expects TextData, got {type(data).__name__}")
+        if self.data.context > 1:
+            raise UserError(
+                f"context {self.data.context}: gpt sees all of its window; --data.window says how much that is"
+            )
         size = 64 if self.width >= 256 else 32
         heads = self.heads or max(1, self.width // size)
         if self.width % (2 * heads):

@@ -40,7 +40,7 @@ LEVELS = 4
 class HierarchicalLogBilinear(ContextModel):
     """The next word found by decisions in a tree of words, each from the predicted vector: fast for many words."""
 
-    data: Text = Text(unit="word", window=64, context=5, batch=32)
+    data: Text = Text(unit="word", min_count=2, window=64, context=5, batch=32)
     width: PositiveInt = 200
     """Features of a word's vector."""
     diagonal: bool = False

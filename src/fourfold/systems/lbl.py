@@ -30,7 +30,7 @@ from fourfold.tasks.vocabulary import output_layer
 class LogBilinearModel(ContextModel):
     """The next word's vector predicted linearly from the vectors of the few before it."""
 
-    data: Text = Text(unit="word", window=64, context=5, batch=32)
+    data: Text = Text(unit="word", min_count=2, window=64, context=5, batch=32)
     width: PositiveInt = 200
     """Features of a word's vector."""
     diagonal: bool = False

@@ -29,7 +29,7 @@ from fourfold.tasks.vocabulary import output_layer
 class NeuralProbabilistic(ContextModel):
     """The next word from the vectors of the few before it, through a layer of hidden units."""
 
-    data: Text = Text(unit="word", window=64, context=5, batch=32)
+    data: Text = Text(unit="word", min_count=2, window=64, context=5, batch=32)
     width: PositiveInt = 128
     """Features of a word's vector as context."""
     hidden: PositiveInt = 256
