@@ -141,7 +141,7 @@ def test_lbl_shares_one_set_of_vectors() -> None:
     assert isinstance(run.model.head, FullOutput)
     first, second = (run.system.word_vectors(run, w)[1] for w in ("input", "output"))  # type: ignore[attr-defined]
     np.testing.assert_array_equal(first, second)
-    with pytest.raises(UserError, match="shares one set of vectors"):
+    with pytest.raises(UserError, match="has one set of vectors for both"):
         run.system.word_vectors(run, "joined")  # type: ignore[attr-defined]
     run = fitted(HierarchicalLogBilinear, LESSON * 30)
     with pytest.raises(UserError, match="no row for each word; --vectors input"):

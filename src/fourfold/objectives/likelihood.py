@@ -113,7 +113,7 @@ class _LinearCrossEntropy(Function):
         needed = any(ctx.needs_input_grad[:3])
         to_hidden: list[Tensor] = []
         to_matrix: Tensor | None = None
-        for rows in (slice(i, i + step) for i in range(0, len(hidden), step)):
+        for rows in (slice(i, i + step) for i in range(0, max(1, len(hidden)), step)):  # none too
             logits = narrow[rows] @ matrix.T
             total += _differentiated(logits, targets[rows], ignore, logits if needed else None)
             if needed:

@@ -39,6 +39,10 @@ class NextWord(Objective):
     ignore: int = -100
     """Target that does not count."""
 
+    def units(self) -> Mapping[str, str]:
+        """See `Objective.units`."""
+        return {"loss": "nats per token"}
+
     def losses(self, model: nn.Module, batch: Batch) -> Iterator[Move]:
         """One move of the whole model: summed over the words that count."""
         hidden, targets = self._counted(model, batch)
@@ -47,8 +51,12 @@ class NextWord(Objective):
     def measure(self, model: nn.Module, batch: Batch) -> Mapping[str, tuple[Tensor, float]]:
         """The exact negative log-likelihood, normalized over all words, however it is learned."""
         hidden, targets = self._counted(model, batch)
-        nats: Tensor = model.head.negative_log(hidden, targets)  # type: ignore[operator, union-attr]
-        return {"loss": (nats.sum(), float(len(targets)))}
+        head: Any = model.head
+        if self.layer == "full":
+            total = linear_cross_entropy(hidden, head.weight, head.bias, targets, self.ignore)
+        else:
+            total = head.negative_log(hidden, targets).sum()
+        return {"loss": (total, float(len(targets)))}
 
     @abstractmethod
     def total(self, head: Any, hidden: Tensor, targets: Tensor) -> Tensor:

@@ -12,14 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.core.types import Picture
 from fourfold.data.text import TextData
 from fourfold.look.projection import projection_map
-from fourfold.models.output import FullOutput
+from fourfold.tasks.embedded import EmbedsWords
 from fourfold.tasks.language import LanguageModel, Reader, vocabulary_of
-from fourfold.tasks.vectors import HasVectors, Which
 
 MAPPED = 250
 """Words on the report's map."""
@@ -99,36 +97,12 @@ def mean_predictions(model: Any, data: TextData, device: torch.device) -> np.nda
     return (total / times.clamp(min=1).unsqueeze(-1)).cpu().numpy()
 
 
-class ContextModel(LanguageModel, HasVectors):
+class ContextModel(LanguageModel, EmbedsWords):
     """A language model that predicts each word from the C words before it, through vectors of words."""
 
     def reader(self, run: Run) -> Reader:
         """See `LanguageModel.reader`."""
         return ContextReader(run)
-
-    def word_vectors(self, run: Run, which: Which = "input") -> tuple[list[str], np.ndarray]:
-        """See `HasVectors.word_vectors`; the end token, the unknown token, <join> and white space are no words.
-
-        Output vectors are the rows of the output layer, of which there is one for each word where it is full.
-        """
-        vocabulary, model = vocabulary_of(run.data), cast(Any, run.model)
-        special = {vocabulary.end, vocabulary.unknown, getattr(vocabulary, "join", None)}
-        order = np.argsort(-np.asarray(vocabulary.counts), kind="stable").tolist()
-        kept = [n for n in order if n not in special and not vocabulary.token(n).isspace()]
-        matrices = {"input": model.embedding.weight}
-        if isinstance(model.head, FullOutput):
-            matrices["output"] = model.head.weight
-        elif which != "input":
-            raise UserError(
-                f"--vectors {which}: this run's output layer has no row for each word; --vectors input"
-            )
-        if matrices.get("output") is model.embedding.weight and which == "joined":
-            raise UserError(
-                f"--vectors joined: {self.name} shares one set of vectors; --vectors input"
-            )
-        chosen = list(matrices.values()) if which == "joined" else [matrices[which]]
-        vectors = torch.cat([matrix.detach().float().cpu() for matrix in chosen], 1).numpy()[kept]
-        return [vocabulary.token(number) for number in kept], vectors
 
     def pictures(self, run: Run) -> Iterator[Picture]:
         """Beside those of every language model: the most frequent words on a map, from what learning made of them."""

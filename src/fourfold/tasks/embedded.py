@@ -18,14 +18,14 @@ class EmbedsWords(HasVectors):
     """A language model whose model has an `embedding` and an output layer `head`."""
 
     def word_vectors(self, run: Run, which: Which = "input") -> tuple[list[str], np.ndarray]:
-        """See `HasVectors.word_vectors`; the end token, the unknown token and <join> are no words.
+        """See `HasVectors.word_vectors`; the end token, the unknown token, <join> and white space are no words.
 
         Output vectors are the rows of the output layer, of which there is one for each word where it is full.
         """
         vocabulary, model = vocabulary_of(run.data), cast(Any, run.model)
-        left = {vocabulary.end, vocabulary.unknown, getattr(vocabulary, "join", None)}
-        order = np.argsort(-np.asarray(vocabulary.counts), kind="stable")
-        kept = order[~np.isin(order, [number for number in left if number is not None])]
+        special = {vocabulary.end, vocabulary.unknown, getattr(vocabulary, "join", None)}
+        order = np.argsort(-np.asarray(vocabulary.counts), kind="stable").tolist()
+        kept = [n for n in order if n not in special and not vocabulary.token(n).isspace()]
         matrices = {"input": model.embedding.weight}
         if isinstance(model.head, FullOutput):
             matrices["output"] = model.head.weight
@@ -39,4 +39,4 @@ class EmbedsWords(HasVectors):
             )
         chosen = list(matrices.values()) if which == "joined" else [matrices[which]]
         vectors = torch.cat([matrix.detach().float().cpu() for matrix in chosen], 1).numpy()[kept]
-        return [vocabulary.token(int(number)) for number in kept], vectors
+        return [vocabulary.token(number) for number in kept], vectors
