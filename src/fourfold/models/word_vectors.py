@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+Which = Literal["input", "output", "joined"]
 LINE = 16
 """float32 in a cache line."""
 
@@ -19,7 +20,7 @@ LINE = 16
 class WordVectors(nn.Module):
     """Vectors of words.
 
-    Input rows begin uniform in (-1/width, 1/width), output rows at zero, as in the papers' program.
+    `tail` input rows at the end belong to no word. Input rows begin uniform in (-1/width, 1/width), output rows at zero, as in the papers' program.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class WordVectors(nn.Module):
             inputs[:, width] = 1  # times the output row's bias
         self.inputs = nn.Parameter(inputs)
         self.outputs = nn.Parameter(torch.zeros(words if outputs is None else outputs, padded))
-        self.columns = width + bias
+        self.columns, self.tail = width + bias, 0
         self.register_state_dict_post_hook(_without_padding)
         self.register_load_state_dict_pre_hook(_padded)
 
@@ -66,7 +67,7 @@ class WordVectors(nn.Module):
             )
         return found, some.nonzero()[:, 0]
 
-    def vectors(self, which: Literal["input", "output", "joined"] = "input") -> Tensor:
+    def vectors(self, which: Which = "input") -> Tensor:
         """(V, width) of words as context, as what is predicted, or (V, 2 width) both side by side."""
         found = {"input": self.inputs, "output": self.outputs}
         if which != "joined":
@@ -89,5 +90,8 @@ def _padded(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> No
         if stored is None or stored.shape[1] != vectors.columns or len(stored) > len(own):
             continue  # load_state_dict says what does not fit
         whole = own.detach().clone()
-        whole[: len(stored), : vectors.columns] = stored
+        tail = vectors.tail if name == "inputs" else 0
+        words = len(stored) - tail
+        whole[:words, : vectors.columns] = stored[:words]
+        whole[len(whole) - tail :, : vectors.columns] = stored[words:]
         state[prefix + name] = whole

@@ -102,6 +102,12 @@ class _Search:
             min(config.final_lr, rate),
             float(self.total),
         )
+        self.grams: Any = model.grams() if hasattr(model, "grams") else None
+        """Input rows of each word, where there are several."""
+        if self.grams is not None and model.inputs.device.type != "cpu":
+            raise UserError(
+                "vectors of character n-grams are learned on the CPU only: --device cpu"
+            )
         self.blocks: Any = None
         """On a GPU, what steps the matrices there."""
         if model.inputs.device.type != "cpu":
@@ -212,19 +218,27 @@ class _Search:
             failures.append(error)
 
     def _work(self, me: int, waiting: Any) -> None:
+        from fourfold.kernels import subwords
         from fourfold.kernels import word2vec as kernel
 
         inputs, outputs = self.model.inputs.detach().numpy(), self.model.outputs.detach().numpy()
         room = kernel.scratch(self.tables, self.settings, inputs, outputs)
+        counted = self.seen, self.states[me], self.stats
         while True:
             try:
                 first, last = waiting.get_nowait()
             except queue.Empty:
                 return
-            kernel.train(
-                self.corpus, self.tables, self.settings, inputs, outputs, first, last, me,
-                self.seen, self.states[me], self.stats, room,
-            )  # fmt: skip
+            if self.grams is None:
+                kernel.train(
+                    self.corpus, self.tables, self.settings, inputs, outputs, first, last, me,
+                    *counted, room,
+                )  # fmt: skip
+            else:
+                subwords.train(
+                    self.corpus, self.tables, self.grams, self.settings, inputs, outputs, first, last,
+                    me, *counted,
+                )  # fmt: skip
 
     # --- around -------------------------------------------------------------------------------------
 

@@ -13,20 +13,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 from torch import nn
 
+from fourfold.core.errors import UserError
 from fourfold.core.parts import Data
+from fourfold.core.run import Run
 from fourfold.core.system import system
 from fourfold.data.sentences import Sentences, SentencesData
 from fourfold.data.vector_files import looks_like_vectors, read_vectors
+from fourfold.kernels.subwords import grams
+from fourfold.models.subword_vectors import SubwordVectors
 from fourfold.models.word_vectors import WordVectors
 from fourfold.objectives.words import WordPrediction
 from fourfold.optimizers.hogwild import Hogwild
-from fourfold.tasks.word_vectors import LearnsVectors, small_language
+from fourfold.tasks.vectors import Which
+from fourfold.tasks.word_vectors import LearnsVectors, small_language, vectors_for
 
 
 @system("word2vec", reads="text")
@@ -44,18 +50,47 @@ class Word2Vec(LearnsVectors):
     """Numbers of a vector."""
     mean: bool = True
     """With cbow, take the mean of the context's vectors; otherwise their sum."""
+    subwords: bool = False
+    """Make a word's vector of those of its character n-grams too, so that unknown words have vectors (fastText)."""
+    shortest: PositiveInt = 3
+    """Characters of an n-gram at least; the word's ends count as one each."""
+    longest: PositiveInt = 6
+    """Characters of an n-gram at most."""
+    buckets: PositiveInt = 200_000
+    """Rows that all n-grams share, by their hash."""
     objective: WordPrediction = WordPrediction()
     optimizer: Hogwild = Hogwild()
 
     def build(self, data: Data) -> WordVectors:
-        """Two matrices for this vocabulary."""
-        if not isinstance(data, SentencesData):
-            raise TypeError(f"word2vec expects SentencesData, got {type(data).__name__}")
-        words = len(data.vocabulary)
-        return WordVectors(
-            words, self.width, outputs=self.objective.rows(words), bias=self.objective.biased,
-            algorithm=self.algorithm, mean=self.mean,
-        )  # fmt: skip
+        """Two matrices for this vocabulary, and rows for n-grams where there are to be any."""
+        ngrams = (self.shortest, self.longest, self.buckets) if self.subwords else None
+        return vectors_for(data, self.width, self.objective, self.algorithm, self.mean, ngrams)
+
+    def accepts(self, other: Run) -> None:
+        """Refuse another width, other output rows, or other n-grams, too."""
+        super().accepts(other)
+        for field in ("subwords", *(("shortest", "longest", "buckets") if self.subwords else ())):
+            before, now = getattr(other.system, field, False), getattr(self, field)
+            if before != now:
+                raise UserError(f"--from {other.folder}: was made with {field} {before}, not {now}")
+
+    def vector_of(self, run: Run, word: str, which: Which = "input") -> np.ndarray | None:
+        """Of a word that is not in the vocabulary, from its n-grams."""
+        model = run.model
+        if not self.subwords or not isinstance(model, SubwordVectors) or which != "input":
+            return None
+        found = grams([word], self.shortest, self.longest, self.buckets, own=False)
+        if not len(found.rows):
+            return None
+        return np.asarray(
+            model.compose(torch.from_numpy(model.words + found.rows.astype(np.int64))).cpu()
+        )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.shortest > self.longest:
+            raise ValueError(f"shortest {self.shortest}: expected at most longest, {self.longest}")
+        return self
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:

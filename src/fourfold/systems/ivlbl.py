@@ -1,0 +1,53 @@
+"""ivLBL, the inverse vector log-bilinear model of the words around a word: Mnih and Kavukcuoglu 2013.
+
+"Learning word embeddings efficiently with noise-contrastive estimation", NIPS 26: each word of the context is
+predicted by itself from the middle word, by the product of their vectors and a bias, without
+position-dependent weights. Trained by SGD at a falling rate, where the paper has Adagrad.
+
+    fourfold fit ivlbl corpus.txt --width 300 --window 5 --negatives 25
+
+Result: 0
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import PositiveInt, model_validator
+
+from fourfold.core.parts import Data
+from fourfold.core.system import system
+from fourfold.data.sentences import Sentences
+from fourfold.models.word_vectors import WordVectors
+from fourfold.objectives.words import WordPrediction
+from fourfold.optimizers.hogwild import Hogwild
+from fourfold.tasks.word_vectors import LearnsVectors, contrast_only, small_language, vectors_for
+
+
+@system("ivlbl", reads="text")
+class IVLBL(LearnsVectors):
+    """Vectors of words, learned by telling each word of a window's context from noise."""
+
+    data: Sentences = Sentences()
+    width: PositiveInt = 100
+    """Numbers of a vector."""
+    objective: WordPrediction = WordPrediction(loss="contrast", negatives=10, power=1.0)
+    optimizer: Hogwild = Hogwild()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        contrast_only(self.objective, "skip-gram")
+        return self
+
+    def build(self, data: Data) -> WordVectors:
+        """Two matrices for this vocabulary, and a bias for each word."""
+        return vectors_for(data, self.width, self.objective, "skip-gram")
+
+    @classmethod
+    def toy(cls) -> tuple[IVLBL, Any]:
+        """Two topics whose words never meet."""
+        small = cls(
+            data=Sentences(min_count=1, split=(0.9, 0.1, 0.0)), width=8,
+            optimizer=Hogwild(epochs=3, threads=1),
+        )  # fmt: skip
+        return small, small_language()
