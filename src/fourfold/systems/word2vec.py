@@ -5,8 +5,9 @@
     fourfold similar runs/word2vec Paris
     fourfold analogy runs/word2vec king man woman
 
-Result: training loss 2.35 nats a prediction after 5 epochs of the first 1.17 M words of text8, width 100, one
-thread of 2 cores, 5 s: fourfold fit word2vec text8_first.txt.gz --threads 1.
+Result: WordSim-353 0.44 (hierarchical 0.54), Google analogies 5.6% (hierarchical 8.2%, with --subwords 33%) of the
+6,571 whose words are known, after 5 epochs of the first 1.17 M words of text8 at width 100: fourfold fit word2vec
+text8_first.txt.gz --threads 1, then evaluate.
 """
 
 from __future__ import annotations
