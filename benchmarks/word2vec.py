@@ -56,7 +56,7 @@ def fit(who: str, path: Path, out: Path | str, settings: dict[str, Any]) -> dict
 
 
 def speed(method: str, width: int, times: int, epochs: int, rounds: int) -> None:
-    """Words a second of training and of the whole process, from its start to what it keeps on disk."""
+    """Words a second of training and of the whole process, from its start to the vectors on disk, in word2vec's binary form."""
     algorithm, loss = METHODS[method]
     path = text.repeated(text.write(FOLDER)[0], times)
     settings = {"algorithm": algorithm, "loss": loss, "width": width, "epochs": epochs}
@@ -67,7 +67,7 @@ def speed(method: str, width: int, times: int, epochs: int, rounds: int) -> None
     with tempfile.TemporaryDirectory() as folder:
 
         def timed(who: str) -> float:
-            out = Path(folder) / f"{who}{len(found[who])}"
+            out = Path(folder) / f"{who}{len(found[who])}.bin"
             found[who].append(fit(who, path, out, settings))
             return found[who][-1]["whole"]
 

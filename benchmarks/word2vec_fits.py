@@ -44,7 +44,7 @@ def gensim(path: Path, out: Path | None, s: dict[str, Any]) -> dict[str, float]:
     if out is None:
         return {"training": seconds, "words": model.corpus_total_words}
     if out.suffix != ".npz":
-        model.save(str(out))
+        model.wv.save_word2vec_format(str(out), binary=True)
     else:
         kept = {"words": np.array(model.wv.index_to_key), "inputs": model.wv.vectors}
         if tree:
@@ -69,10 +69,11 @@ def ours(path: Path, out: Path | None, s: dict[str, Any]) -> dict[str, float]:
     name = {"contrast": {"cbow": "vlbl", "skip-gram": "ivlbl"}[s["algorithm"]]}.get(s["loss"])
     if name is None:
         options |= {"algorithm": s["algorithm"], "loss": s["loss"]}
-    folder = False if out is None or out.suffix == ".npz" else out
-    run = fourfold.fit(name or "word2vec", str(path), out=folder, unit="space", **options)
+    run = fourfold.fit(name or "word2vec", str(path), out=False, unit="space", **options)
     seconds = next(line["seconds"] for line in reversed(run.metrics.lines) if "seconds" in line)
-    if out is not None and out.suffix == ".npz":
+    if out is not None and out.suffix != ".npz":
+        run.export(to="word2vec", out=out)
+    elif out is not None:
         model, width = run.model, s["width"]
         inputs, outputs = model.inputs.detach().numpy(), model.outputs.detach().numpy()
         kept = {

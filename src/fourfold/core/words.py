@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = "_.-=+*%#"
 BIDI = set("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+PLAIN = re.compile(r"[\n -~]*")
 
 
 def sparkline(values: Sequence[float], width: int = 40, blocks: str = BLOCKS) -> str:
@@ -66,6 +68,8 @@ def number(value: float) -> str:
 
 def printable(text: str) -> str:
     """Text with what would move the cursor, recolour or reorder a terminal escaped; newlines stay."""
+    if PLAIN.fullmatch(text):  # a report holds megabytes of it
+        return text
     return "".join(_printable(c) for c in text.expandtabs(4))
 
 
