@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,9 +25,24 @@ LOGITS = 1 << 23
 """Logits that `linear_cross_entropy` holds at a time, in the format of the products."""
 
 
+def _kernel_serves(logits: Tensor) -> bool:
+    """Whether the Triton kernel takes these logits."""
+    narrow = logits.dtype in (torch.bfloat16, torch.float16, torch.float32)
+    return logits.is_cuda and narrow and logits.is_contiguous() and _has_triton()
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
 def _differentiated(logits: Tensor, targets: Tensor, ignore: int, grad: Tensor | None) -> Tensor:
-    """Summed cross-entropy on the CPU; its gradient is written to `grad`, which may be the logits."""
+    """Summed cross-entropy; its gradient is written to `grad`, which may be the logits."""
     wide = torch.promote_types(logits.dtype, torch.float32)
+    if _kernel_serves(logits):
+        from fourfold.kernels import softmax_triton
+
+        return softmax_triton.differentiate(logits, targets, ignore, grad).sum()
     if logits.dtype == torch.bfloat16 and logits.shape[1] >= COMPILED:
         from fourfold.kernels.softmax import differentiate
 
@@ -74,7 +91,8 @@ def cross_entropy(logits: Tensor, targets: Tensor, ignore: int = -100) -> Tensor
     Returns:
         () float32, or float64 where the logits are.
     """
-    if logits.device.type == "cpu" and not torch.compiler.is_compiling():
+    here = logits.device.type == "cpu" or _kernel_serves(logits)
+    if here and not torch.compiler.is_compiling():
         return _CrossEntropy.apply(logits, targets, ignore)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(wide, targets, ignore_index=ignore, reduction="sum")
