@@ -14,7 +14,7 @@ from fourfold.core.errors import UserError
 EXTRAS = {
     "vision": "kornia", "audio": "soundfile", "serve": "fastapi", "rag": "lancedb", "llm": "gguf", "export": "onnxruntime",
     "search": "optuna", "rl": "gymnasium", "series": "stumpy", "threed": "trimesh", "stream": "river",
-    "tensorboard": "tensorboard", "zstd": "zstandard",
+    "tensorboard": "tensorboard", "zstd": "zstandard", "vectors": "hnswlib", "chinese": "jieba",
 }  # fmt: skip
 
 

@@ -190,6 +190,7 @@ def _from_text(
             )
     names: list[bytes] = []
     rows: list[np.ndarray] = []
+    unended = b""
     while record:
         if record.strip():
             parts = record.split()
@@ -205,11 +206,17 @@ def _from_text(
                 raise _malformed(path, line, record, width, words)
             names.append(b" ".join(parts[:-width]))
             rows.append(found)
+        unended = record if record[-1:] != b"\n" else b""
         record, line = file.readline(), line + 1
     if words is not None and len(names) != words:
         raise _lies(path, words, width, f"the file holds {len(names):,}")
     form = "GloVe's text form" if words is None else "word2vec's text form"
-    return _checked(path, names, np.stack(rows), form)
+    held = _checked(path, names, np.stack(rows), form)
+    if unended:
+        held.notes.append(
+            f"{path}: its last line has no end; digits of its last number may be missing."
+        )
+    return held
 
 
 def _malformed(path: Path, line: int, record: bytes, width: int, words: int | None) -> UserError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -16,6 +17,13 @@ BLOCK = 1 << 25
 """Products held at once: rows of a block are this by the number of questions."""
 OFFERED = 3
 """Spellings offered for a word that is unknown."""
+
+
+class Searches(Protocol):
+    """Finds rows of largest product."""
+
+    def nearest(self, questions: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+        """(Q, top) rows and products."""
 
 
 class Space:
@@ -50,7 +58,7 @@ class Space:
 
     def nearest(
         self, questions: np.ndarray, top: int, without: Sequence[Sequence[int]] = (),
-        among: int | None = None,
+        among: int | None = None, index: Searches | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """The rows of largest product with each question, in falling order.
 
@@ -59,6 +67,7 @@ class Space:
             top: how many rows.
             without: rows that do not count, for each question.
             among: only the first rows; None takes all.
+            index: answers all but exactly; None takes every product.
 
         Returns:
             (Q, top) int64 rows and (Q, top) float32 products, fewer where there are fewer words.
@@ -66,6 +75,9 @@ class Space:
         questions = np.atleast_2d(np.asarray(questions, np.float32))
         count = min(among or len(self), len(self))
         extra = max((len(w) for w in without), default=0)
+        if index is not None and among is None:
+            rows, found = index.nearest(questions, min(top + extra, count))
+            return _without(rows, found, without, top, count - extra)
         size = max(1, BLOCK // max(1, len(questions)))
         rows, products = np.empty((len(questions), 0), np.int64), np.empty((len(questions), 0))
         for start in range(0, count, size):
@@ -73,15 +85,19 @@ class Space:
             best = _largest(found, min(top + extra, found.shape[1]))
             rows = np.concatenate([rows, best + start], 1)
             products = np.concatenate([products, np.take_along_axis(found, best, 1)], 1)
-        for question, hidden in enumerate(without):
-            products[question, np.isin(rows[question], list(hidden))] = -np.inf
-        order = np.argsort(-products, axis=1, kind="stable")[:, :top]
-        rows, products = (
-            rows[np.arange(len(rows))[:, None], order],
-            np.take_along_axis(products, order, 1),
-        )
-        kept = max(0, min(top, count - extra)) if extra else min(top, count)
-        return rows[:, :kept], products[:, :kept].astype(np.float32)
+        return _without(rows, products, without, top, count - extra)
+
+
+def _without(
+    rows: np.ndarray, products: np.ndarray, without: Sequence[Sequence[int]], top: int, most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted by falling products, without the rows that do not count."""
+    products = products.copy()
+    for question, hidden in enumerate(without):
+        products[question, np.isin(rows[question], list(hidden))] = -np.inf
+    order = np.argsort(-products, axis=1, kind="stable")[:, : max(0, min(top, most))]
+    each = np.arange(len(rows))[:, None]
+    return rows[each, order], products[each, order].astype(np.float32)
 
 
 def _largest(found: np.ndarray, top: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.core.system import System
 from fourfold.data.vector_files import read_vectors, write_vectors
+from fourfold.tasks.index import How, index_of
 from fourfold.tasks.neighbours import Space
 
 if TYPE_CHECKING:
@@ -54,7 +55,13 @@ class HasVectors(System):
         return None
 
     def similar(
-        self, run: Run, word: str, *, top: PositiveInt = 10, vectors: Which = "input"
+        self,
+        run: Run,
+        word: str,
+        *,
+        top: PositiveInt = 10,
+        vectors: Which = "input",
+        index: How = "auto",
     ) -> pl.DataFrame:
         """The words whose vectors point most nearly the same way, by cosine.
 
@@ -62,9 +69,13 @@ class HasVectors(System):
             word: one word of the run's vocabulary.
             top: how many.
             vectors: of words as context, as what is predicted, or both side by side.
+            index: exact takes every product; hnsw an index that misses a few neighbours, made once; auto
+                the index where there is one and the words are more than a million.
         """
         space = space_of(run, vectors)
-        rows, cosines = space.nearest(unit_of(run, word, vectors), top, [_known(space, word)])
+        found = index_of(run, space, vectors, index)
+        given = unit_of(run, word, vectors)
+        rows, cosines = space.nearest(given, top, [_known(space, word)], index=found)
         return _frame(space, rows[0], cosines[0], "cosine")
 
     def analogy(
