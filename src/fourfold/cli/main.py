@@ -13,6 +13,7 @@ COMMANDS = {
     "fit": ("fourfold.cli.fit", "Train a system on data."),
     "search": ("fourfold.cli.search", "Try options of a system, and fit it with the best."),
     "import": ("fourfold.cli.bring", "Make a run of what another program wrote."),
+    "ladder": ("fourfold.cli.ladder", "Every language model on the same text, one measure."),
     "list": ("fourfold.cli.show", "Every system: what it reads, its verbs, its source."),
     "runs": ("fourfold.cli.show", "What has been trained here."),
     "show": ("fourfold.cli.show", "One run in full, or the newest: `show last`."),

@@ -335,6 +335,25 @@ def _open(
     return TextData(options, vocabulary, seed, fingerprint, measures, about, encoded.tokens)
 
 
+def split_text(
+    options: Text, split: Split, sources: Any, *, seed: int = 0, valid: Any = None
+) -> str:
+    """The text behind a split's tokens, for what reads no tokens.
+
+    Args:
+        options, sources, seed, valid: as for `Text.open`.
+        split: which.
+    """
+    corpora, _ = _read(options, sources, valid)
+    shares = _shares(options, whole=False, valid=valid is not None)
+    anywhere = options.tokenizer is None and options.unit in (Bytes.unit, Characters.unit)
+    found = []
+    for corpus, some in zip(corpora, shares, strict=True):
+        bounds, _ = plan_split(corpus.characters, some, seed)
+        found += [p.text for p in parts(corpus, bounds, anywhere=anywhere) if p.split == split]
+    return "".join(found)
+
+
 def _read(options: Text, sources: Any, valid: Any) -> tuple[list[Corpus], list[str]]:
     """The sources' documents, then those of the validation split if it has its own; with notes."""
     origins, notes = find_origins(sources, options.field, strict=options.strict)
