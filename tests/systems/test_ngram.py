@@ -62,6 +62,18 @@ def test_the_smallest_corpora(text: str, method: str) -> None:
     assert isinstance("".join(run.generate("a", tokens=5, seed=0)), str)
 
 
+def test_threads_share_a_long_text_at_its_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = fitted(POEM)
+    tokens = np.tile(run.examples().tokens("train")[1:], 700)  # type: ignore[attr-defined]
+    tokens = np.insert(tokens, 0, run.model.end)
+    assert len(tokens) > 3 << 16
+    alone = run.model.surprises(tokens)
+    for threads in (2, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert len(run.model._edges(tokens, threads)) == threads + 1
+        np.testing.assert_array_equal(run.model.surprises(tokens), alone)
+
+
 def test_bounded_memory_is_an_option() -> None:
     """A text beyond the memory allowed is counted in runs, to the same tables."""
     random = np.random.default_rng(0)

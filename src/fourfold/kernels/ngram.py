@@ -59,40 +59,82 @@ def _child(tables, parent, word):  # type: ignore[no-untyped-def]
 def surprises(tables, tokens, found):  # type: ignore[no-untyped-def]
     """-log p of tokens[1:], each after those before it.
 
+    Only places whose context is in the tables go on to the next order, in a list without gaps: a branch that
+    cannot be predicted would cost as much as the search.
+
     Args:
         tables: `Tables`.
         tokens: (N + 1,) integers; the first is a boundary.
         found: (N,) float64, written in place, in nats.
     """
-    inner = max(tables.order - 1, 1)
-    # contexts[j, 1 + i]: the node of the j + 1 tokens that end at the block's i-th position, as a context
-    contexts = np.full((inner, BLOCK + 1), -1, np.int32)
-    contexts[0, BLOCK] = tables.stop
-    size = BLOCK
+    order, stop, end = tables.order, tables.stop, tables.end
+    places, parents = np.empty(BLOCK + 1, np.int32), np.empty(BLOCK + 1, np.int32)
+    lows, sizes = np.empty(BLOCK + 1, np.int32), np.empty(BLOCK + 1, np.int32)
+    carried = np.full(order, -1, np.int32)  # contexts of each length that end before the block
+    carried[0] = stop
     for begin in range(1, len(tokens), BLOCK):
-        for j in range(inner):
-            contexts[j, 0] = contexts[j, size]
         size = min(BLOCK, len(tokens) - begin)
+        parents[0] = carried[0]
         for i in range(size):
-            word = tokens[begin + i]
-            ends = word == tables.end or word == tables.stop
-            contexts[0, i + 1] = tables.stop if ends else np.int32(word)
+            word = np.int32(tokens[begin + i])
+            places[i], parents[i + 1] = i, stop if word == end else word
             found[begin + i - 1] = -tables.logs[word]
-        for j in range(1, tables.order):
-            for i in range(size):
-                parent = contexts[j - 1, i]
-                node = np.int32(-1)
-                if parent >= 0:
-                    word = tokens[begin + i]
-                    node = _child(tables, parent, word)
-                    if node >= 0:
-                        found[begin + i - 1] = -tables.logs[node]
-                        if word == tables.end or word == tables.stop:
-                            node = np.int32(-1)  # no context reaches across
-                    else:
-                        found[begin + i - 1] -= tables.backoffs[parent]
-                if j < inner:
-                    contexts[j, i + 1] = node
+        carried[0] = parents[size]
+        active = size
+        for j in range(1, order):
+            for a in range(active):
+                lows[a] = tables.first[parents[a]]
+                sizes[a] = tables.first[parents[a] + 1] - lows[a]
+            hits = _look_up(tables, tokens, found, begin, active, places, parents, lows, sizes)
+            if j + 1 < order:
+                active, carried[j] = _pass_on(carried[j], hits, size, places, parents, lows, sizes)
+
+
+@njit(nogil=True, cache=True, boundscheck=False)
+def _look_up(tables, tokens, found, begin, active, places, parents, lows, sizes):  # type: ignore[no-untyped-def]
+    """Search the words of some places among the children of their contexts; tell their surprise so far.
+
+    Returns:
+        How many are found that are contexts again; their nodes are put into `lows`, their places into `sizes`.
+    """
+    hits = 0
+    for a in range(active):
+        place = places[a]
+        word, low, size = np.int32(tokens[begin + place]), lows[a], sizes[a]
+        while size > 1:
+            half = size >> 1
+            low = low + half if tables.words[low + half] <= word else low
+            size -= half
+        low = low if size > 0 else np.int32(0)  # behind the last node there is none
+        hit = (size > 0) & (tables.words[low] == word)
+        before = found[begin + place - 1]
+        found[begin + place - 1] = (
+            -tables.logs[low] if hit else before - tables.backoffs[parents[a]]
+        )
+        lows[hits], sizes[hits] = low, place
+        hits += hit & (word != tables.stop) & (word != tables.end)
+    return hits
+
+
+@njit(nogil=True, cache=True, boundscheck=False)
+def _pass_on(carried, hits, size, places, parents, lows, sizes):  # type: ignore[no-untyped-def]
+    """Contexts found at some places are those of the places after them, the first of the next block's first.
+
+    Returns:
+        How many places have a context, and what is carried to the next block, -1 if nothing.
+    """
+    active = 0
+    if carried >= 0:
+        places[0], parents[0] = 0, carried
+        active = 1
+    carried = np.int32(-1)
+    for a in range(hits):
+        if sizes[a] + 1 < size:
+            places[active], parents[active] = sizes[a] + 1, lows[a]
+            active += 1
+        else:
+            carried = lows[a]
+    return active, carried
 
 
 @njit(nogil=True, cache=True, boundscheck=False)

@@ -7,6 +7,7 @@ decides. Shapes: V words, M n-grams of all orders, I those of orders 1 to n - 1,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from fourfold.kernels import ngram as kernel
 from fourfold.kernels.ngram import Tables
 from fourfold.kernels.ngram_discounts import HIGHEST
 from fourfold.kernels.ngram_smoothing import Order
+
+SHARED = 1 << 16
+"""Tokens from which on a further thread is worth its start."""
 
 
 class NGram(TakesShape, nn.Module):  # type: ignore[misc]
@@ -99,7 +103,31 @@ class NGram(TakesShape, nn.Module):  # type: ignore[misc]
         Returns:
             (N,) float64, nats.
         """
-        found = np.zeros(len(tokens) - 1)
-        if len(found):
-            kernel.surprises(self.tables, np.ascontiguousarray(tokens), found)
+        tokens, tables = np.ascontiguousarray(tokens), self.tables
+        found = np.empty(len(tokens) - 1)
+        edges = self._edges(tokens, torch.get_num_threads())
+        spans = list(zip(edges, edges[1:], strict=False))
+        if len(spans) == 1:
+            kernel.surprises(tables, tokens, found)
+        elif spans:
+            with ThreadPoolExecutor(len(spans)) as pool:
+                list(
+                    pool.map(
+                        lambda s: kernel.surprises(
+                            tables, tokens[s[0] : s[1] + 1], found[s[0] : s[1]]
+                        ),
+                        spans,
+                    )
+                )
         return found
+
+    def _edges(self, tokens: np.ndarray, parts: int) -> list[int]:
+        """Boundaries in a text that cut it into about equal parts: nothing is looked back on across them."""
+        last = len(tokens) - 1
+        edges = [0]
+        for part in range(1, min(parts, last // SHARED) + 1 if last else 0):
+            at = part * last // min(parts, last // SHARED)
+            ends = np.flatnonzero(np.isin(tokens[at : at + SHARED], (self.end, self.stop)))
+            if len(ends) and edges[-1] < at + int(ends[0]) < last:
+                edges.append(at + int(ends[0]))
+        return [*edges, last] if last else edges
