@@ -64,7 +64,7 @@ def test_the_smallest_corpora(text: str, method: str) -> None:
 
 def test_threads_share_a_long_text_at_its_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
     run = fitted(POEM)
-    tokens = np.tile(run.examples().tokens("train")[1:], 700)  # type: ignore[attr-defined]
+    tokens = np.tile(run.examples().tokens("train")[1:], 1000)  # type: ignore[attr-defined]
     tokens = np.insert(tokens, 0, run.model.end)
     assert len(tokens) > 3 << 16
     alone = run.model.surprises(tokens)

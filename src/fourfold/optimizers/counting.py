@@ -44,7 +44,7 @@ class Counting(Optimizer):
     def _rising(cls, prune: tuple[int, ...]) -> tuple[int, ...]:
         if sorted(prune) != [*prune]:
             raise ValueError(
-                f"prune: expected counts that do not fall from order to order, got {', '.join(map(str, prune))}"
+                f"expected counts that do not fall from order to order, got {', '.join(map(str, prune))}"
             )
         return prune
 

@@ -13,7 +13,7 @@ validation part, order 5, --data.unit space; equal to what KenLM gives for the e
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
@@ -23,16 +23,21 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from fourfold.core.errors import UserError
+from fourfold.core.evaluation import held_out
 from fourfold.core.parts import Data
 from fourfold.core.run import Run
 from fourfold.core.system import system
+from fourfold.core.types import Picture, Table
+from fourfold.core.words import short
 from fourfold.data.spaced import Spaced
 from fourfold.data.text import Text, TextData
 from fourfold.data.tokens import Measures
 from fourfold.data.vocabulary import END, Vocabulary
 from fourfold.kernels import ngram as kernel
 from fourfold.kernels.ngram import Tables
+from fourfold.kernels.ngram_growth import Growth, grow
 from fourfold.kernels.ngram_smoothing import Order
+from fourfold.look import ngram as look
 from fourfold.models.arpa import level_edges, paths, write_arpa
 from fourfold.models.arpa_read import looks_like_arpa, read_arpa
 from fourfold.models.ngram import NGram
@@ -41,6 +46,8 @@ from fourfold.optimizers.counting import Counting
 from fourfold.tasks.language import LanguageModel, text_data
 from fourfold.tasks.reader import Reader
 
+COUNTED, HELD = 2_000_000, 200_000
+"""Tokens at most for the picture of where counting ends: counted, and looked at."""
 SAMPLE = 20_000
 """n-grams that are compared after an export."""
 TOLERANCE = 1e-5
@@ -122,6 +129,36 @@ class NGramModel(LanguageModel):
         run.console.say(f"Read back: log10 probabilities differ by at most {difference:.2g}")
         return path
 
+    def pictures(self, run: Run) -> Iterator[Picture]:
+        """What every language model shows; counts of counts, discounts, and where counting ends."""
+        yield from super().pictures(run)
+        model = cast(NGram, run.model)
+        if bool(model.counts_of_counts.any()):
+            yield look.counts_of_counts(model.counts_of_counts.cpu().numpy())
+        if bool(model.discounts.any()):
+            shares = self.optimizer.smoothing == "good-turing"
+            yield look.discounts(model.discounts.cpu().numpy(), shares=shares)
+        found = _growth(run, model)
+        if found is not None:
+            yield look.growth(found.sizes, found.unseen, found.perplexity)
+
+    def tables(self, run: Run) -> Iterator[Table]:
+        """What every language model shows; how many n-grams of each order there are."""
+        model = cast(NGram, run.model)
+        once = model.counts_of_counts[:, 0].tolist()
+        rows = [
+            (order, size, kept, f"{share / size:.1%}" if share and size else "")
+            for order, ((size, kept), share) in enumerate(
+                zip(model.sizes.tolist(), once, strict=True), 1
+            )
+        ]
+        total = sum(b.numel() * b.element_size() for b in model.buffers())
+        yield Table(
+            "n-grams by order", ("order", "in the text", "in the model", "of them with count 1"), tuple(rows),
+            f"{sum(kept for _, kept in model.sizes.tolist()):,} n-grams in {short(float(total))} bytes.",
+        )  # fmt: skip
+        yield from super().tables(run)
+
     @classmethod
     def toy(cls) -> tuple[Self, Any]:
         """Sums in words."""
@@ -161,6 +198,21 @@ def _line_end(vocabulary: Vocabulary) -> int | None:
     """The token of a line's end; None if the vocabulary has none."""
     found = vocabulary.encode("\n").tolist()
     return found[0] if len(found) == 1 and found[0] != vocabulary.unknown else None
+
+
+def _growth(run: Run, model: NGram) -> Growth | None:
+    """Where counting ends, on the run's own text; None where it is gone or nothing of it is held out."""
+    try:
+        data, split, _ = held_out(run)
+        train = text_data(run.examples()).tokens("train")[: COUNTED + 1]
+    except UserError:
+        return None
+    held = text_data(data).tokens(split)[: HELD + 1]
+    total = len(train) - 1
+    sizes = sorted({total // 4**power for power in range(4) if total // 4**power >= 100})
+    if len(held) < 100 or not sizes:
+        return None
+    return grow(train, held, sizes, LONGEST, model.vocabulary, model.end, model.stop)
 
 
 def _read_back(path: Path, tables: Tables, names: list[str], unknown: int | None) -> float:
