@@ -145,7 +145,9 @@ def test_bounded_memory_counts_the_same(size: int, vocabulary: int, order: int, 
     tokens = np.random.default_rng(seed).zipf(1.3, size).clip(1, vocabulary).astype(np.uint32) - 1
     tokens[0] = END
     whole = ngram_counts.count(tokens, order, vocabulary, END, STOP)
-    parts = ngram_counts.count(tokens, order, vocabulary, END, STOP, memory=1)
+    with ngram_counts.Store(len(tokens), memory=1) as store:
+        assert store.on_disk
+        parts = ngram_counts.count(tokens, order, vocabulary, END, STOP, store=store)
     for a, b in zip(whole, parts, strict=True):
         for name in a._fields:
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
@@ -159,13 +161,60 @@ def test_the_scratch_folder_is_left_empty(tmp_path: Path) -> None:
         pass
 
     def stop(share: float) -> None:
-        assert list(tmp_path.iterdir())
         if share > 0.5:
             raise Stop
 
-    with pytest.raises(Stop):
-        ngram_counts.count(tokens, 4, 50, END, STOP, memory=1, scratch=tmp_path, between=stop)
+    with pytest.raises(Stop), ngram_counts.Store(2000, 1, tmp_path) as store:
+        assert list(tmp_path.iterdir())
+        ngram_counts.count(tokens, 4, 50, END, STOP, store=store, between=stop)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_outlives_its_scratch_files(tmp_path: Path) -> None:
+    tokens = np.random.default_rng(0).zipf(1.3, 3000).clip(1, 90).astype(np.uint32) - 1
+    tokens[0] = END
+    for prune in ((), (1,)):
+        with ngram_counts.Store(len(tokens), 1, tmp_path) as store:
+            levels = ngram_counts.count(tokens, 4, 90, END, STOP, store=store)
+            found, _ = ngram_smoothing.smooth(
+                levels, "modified-kneser-ney", END, STOP, prune=prune, store=store
+            )
+        expected = model(tokens, 4, 90, "modified-kneser-ney", prune=prune)
+        for name in ("words", "first", "logs", "backoffs"):
+            array = getattr(found, name)
+            assert type(array) is np.ndarray and type(array.base) is not np.memmap
+            np.testing.assert_array_equal(array, getattr(expected, name), err_msg=name)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux tells")
+def test_bounded_memory_is_bounded() -> None:
+    """Memory that no file stands behind grows by the finished tables and what is allowed, not with the text."""
+
+    def anonymous() -> int:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
+
+    tokens = np.random.default_rng(0).zipf(1.2, 600_000).clip(1, 20_000).astype(np.uint32) - 1
+    tokens[0] = END
+    most: dict[int, int] = {}
+    for memory in (2 << 20, 1 << 30):
+        begun, seen = anonymous(), []
+        with ngram_counts.Store(len(tokens), memory) as store:
+            levels = ngram_counts.count(
+                tokens,
+                5,
+                20_000,
+                END,
+                STOP,
+                store=store,
+                between=lambda _: seen.append(anonymous()),  # noqa: B023
+            )
+            ngram_smoothing.smooth(
+                levels, "absolute", END, STOP, prune=(3,), store=store,
+                between=lambda _: seen.append(anonymous()),  # noqa: B023
+            )  # fmt: skip
+        most[memory] = max(seen) - begun
+    assert most[2 << 20] < 8_000 < 20_000 < most[1 << 30]  # kB
 
 
 @pytest.mark.parametrize("method", ngram_smoothing.METHODS)

@@ -7,8 +7,8 @@ order are the next level, and a search in it numbers the positions again. No n-g
 
 Contexts do not reach across a boundary (the end of a sentence or document). As a context a boundary is
 always `stop`, so that it is both </s>, where it is predicted, and <s>, where it precedes.
-Where the text is longer than the memory allows, keys are sorted in runs that go to a scratch folder and are
-merged from there (external sorting: Knuth 1973), and every array that is as long as the text lives there too.
+Where the text is longer than the memory allows, keys are sorted in runs that go to files and are merged from
+there (external sorting: Knuth 1973), and every array that is as long as the text is a file too.
 Shapes: N + 1 tokens, the first a boundary; V words; n nodes of a level, p those of the level above.
 """
 
@@ -48,8 +48,7 @@ def count(
     end: int,
     stop: int,
     *,
-    memory: int = 1 << 30,
-    scratch: Path | None = None,
+    store: Store | None = None,
     between: Callable[[float], None] = lambda share: None,
 ) -> list[Level]:
     """Count the n-grams of orders 1 to `order` that end at tokens[1:].
@@ -59,8 +58,7 @@ def count(
         order: the longest.
         vocabulary: V.
         end, stop: the boundaries; may be the same.
-        memory: bytes of working memory; a longer text is counted in runs.
-        scratch: where runs are kept; None takes the system's temporary folder.
+        store: where arrays live, which is to stay open while they are used; None is memory.
         between: told the share of work done; what it raises ends the count.
 
     Returns:
@@ -74,23 +72,11 @@ def count(
         raise ValueError("expected a boundary and at least one token after it")
     if size > LARGEST:
         raise ValueError(f"expected at most {LARGEST:,} tokens, got {size:,}")
-    block = max(256, memory // BYTES)
-    with _Store(size > block, scratch) as store:
-        return _count(tokens, order, vocabulary, (end, stop), block, store, between)
-
-
-def _count(
-    tokens: np.ndarray,
-    order: int,
-    vocabulary: int,
-    boundaries: tuple[int, int],
-    block: int,
-    store: _Store,
-    between: Callable[[float], None],
-) -> list[Level]:
-    size, bits = len(tokens) - 1, max(1, (vocabulary - 1).bit_length())
+    store = store or Store(0)
+    bits = max(1, (vocabulary - 1).bit_length())
+    block = size if not store.on_disk else store.block
     spans = [(a, min(a + block, size + 1)) for a in range(1, size + 1, block)]
-    nodes = store.empty("nodes", size + 1, np.int32)
+    nodes = store.empty(size + 1, np.int32)
     occurring = np.zeros(vocabulary, np.int64)
     for first, last in [(0, 1), *spans]:
         nodes[first:last] = tokens[first:last]
@@ -100,84 +86,105 @@ def _count(
     root = np.array([0, vocabulary], np.int32)
     levels = [Level(every, root, occurring.astype(np.int32), np.zeros(vocabulary, np.int32))]
     for k in range(2, order + 1):
-        runs = []
-        for number, (first, last) in enumerate(spans):
-            between((k - 2 + 0.7 * number / len(spans)) / (order - 1))
-            keys = np.empty(last - first, np.uint64)
-            keys = keys[: _keys(tokens, nodes, first, last, k, *boundaries, bits, keys)]
-            keys.sort()
-            counts = np.empty(len(keys), np.int32)
-            distinct = _distinct(keys, counts)
-            runs.append(store.run(k, number, keys[:distinct], counts[:distinct]))
-            del keys, counts
-        between((k - 2 + 0.7) / (order - 1))
-        level = _level(store, k, runs, len(levels[-1].words), bits, block)
+
+        def told(share: float, k: int = k) -> None:
+            between((k - 2 + share) / (order - 1))
+
+        runs = _runs(tokens, nodes, spans, (k, end, stop, bits), store, told)
+        level = _level(store, runs, len(levels[-1].words), bits)
         levels.append(level)
         before = np.int64(-1)
         for first, last in spans:
-            before = _number(tokens, nodes, first, last, k, *boundaries, level, before)
-            between((k - 2 + 0.7 + 0.3 * last / (size + 1)) / (order - 1))
-    return [store.whole(level) for level in levels]
+            before = _number(tokens, nodes, first, last, k, end, stop, level, before)
+            told(0.7 + 0.3 * last / (size + 1))
+    return levels
 
 
-class _Store:
-    """Where long arrays live: in memory, or in files of a scratch folder that is gone afterwards."""
+def _runs(
+    tokens: np.ndarray,
+    nodes: np.ndarray,
+    spans: list[tuple[int, int]],
+    how: tuple[int, int, int, int],
+    store: Store,
+    told: Callable[[float], None],
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The distinct keys of stretches of the text, sorted, with their counts."""
+    runs = []
+    for number, (first, last) in enumerate(spans):
+        told(0.7 * number / len(spans))
+        keys = np.empty(last - first, np.uint64)
+        keys = keys[: _keys(tokens, nodes, first, last, *how, keys)]
+        keys.sort()
+        counts = np.empty(len(keys), np.int32)
+        distinct = _distinct(keys, counts)
+        runs.append((store.kept(keys[:distinct]), store.kept(counts[:distinct])))
+    told(0.7)
+    return runs
 
-    def __init__(self, on_disk: bool, scratch: Path | None) -> None:
-        self._folder = (
-            tempfile.TemporaryDirectory(prefix="ngram-", dir=scratch) if on_disk else None
-        )
 
-    def __enter__(self) -> _Store:
+class Store:
+    """Where long arrays live: in memory or, beyond what is allowed, in files of a scratch folder.
+
+    Files are mapped: the system keeps of them in memory what it has room for. The folder is gone on exit.
+
+    Args:
+        tokens: of the text.
+        memory: bytes of working memory.
+        scratch: where the folder is made; None takes the system's temporary folder.
+    """
+
+    def __init__(self, tokens: int, memory: int = 1 << 30, scratch: Path | None = None) -> None:
+        self.block = max(256, memory // BYTES)
+        """Tokens that are worked on at once."""
+        beyond = tokens > self.block
+        self._folder = tempfile.TemporaryDirectory(prefix="ngram-", dir=scratch) if beyond else None
+        self._made = 0
+
+    def __enter__(self) -> Store:
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._folder is not None:
             self._folder.cleanup()
 
-    def empty(self, name: str, size: int, dtype: type) -> np.ndarray:
+    @property
+    def on_disk(self) -> bool:
+        """Whether arrays are files, which end with the store."""
+        return self._folder is not None
+
+    def empty(self, size: int, dtype: type) -> np.ndarray:
         """An array of this size."""
         if self._folder is None or size == 0:
             return np.empty(size, dtype)
-        return np.asarray(np.memmap(Path(self._folder.name) / name, dtype, "w+", shape=(size,)))
+        self._made += 1
+        path = Path(self._folder.name) / str(self._made)
+        mapped = np.memmap(path, dtype, "w+", shape=(size,))
+        path.unlink()  # its bytes stay until the array is gone
+        return np.asarray(mapped)
 
-    def run(
-        self, level: int, number: int, keys: np.ndarray, counts: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """A run, kept."""
+    def kept(self, array: np.ndarray) -> np.ndarray:
+        """A copy on disk, or the array itself."""
         if self._folder is None:
-            return keys, counts
-        kept = []
-        for name, array in (("keys", keys), ("counts", counts)):
-            copy = self.empty(f"run-{level}-{number}-{name}", len(array), array.dtype.type)
-            copy[:] = array
-            kept.append(copy)
-        return kept[0], kept[1]
-
-    def whole(self, level: Level) -> Level:
-        """A level that outlives the store."""
-        return level if self._folder is None else Level(*(np.array(array) for array in level))
+            return array
+        copy = self.empty(len(array), array.dtype.type)
+        copy[:] = array
+        return copy
 
 
 def _level(
-    store: _Store,
-    k: int,
-    runs: list[tuple[np.ndarray, np.ndarray]],
-    parents: int,
-    bits: int,
-    block: int,
+    store: Store, runs: list[tuple[np.ndarray, np.ndarray]], parents: int, bits: int
 ) -> Level:
     """The level that sorted runs of keys make together."""
     if len(runs) == 1:
         merged: Iterator[tuple[np.ndarray, np.ndarray]] = iter(runs)
         size = len(runs[0][0])
     else:
-        merged = _merged(runs, block)
-        size = sum(len(keys) for keys, _ in _merged(runs, block))
-    words = store.empty(f"words-{k}", size, np.int32)
-    counts = store.empty(f"counts-{k}", size, np.int32)
-    suffix = store.empty(f"suffix-{k}", size, np.int32)
-    begin = store.empty(f"begin-{k}", parents + 1, np.int32)
+        merged = _merged(runs, store.block)
+        size = sum(len(keys) for keys, _ in _merged(runs, store.block))
+    words = store.empty(size, np.int32)
+    counts = store.empty(size, np.int32)
+    suffix = store.empty(size, np.int32)
+    begin = store.empty(parents + 1, np.int32)
     done, next_parent = 0, 0
     for keys, numbers in merged:
         stop = done + len(keys)

@@ -31,7 +31,7 @@ import numpy as np
 from numba import njit
 
 from fourfold.kernels.ngram import Tables
-from fourfold.kernels.ngram_counts import Level
+from fourfold.kernels.ngram_counts import Level, Store
 from fourfold.kernels.ngram_discounts import HIGHEST, discounts, turing
 
 Smoothing = Literal[
@@ -65,6 +65,7 @@ def smooth(
     *,
     k: float = 1.0,
     prune: Sequence[int] = (),
+    store: Store | None = None,
     between: Callable[[float], None] = lambda share: None,
 ) -> tuple[Tables, list[Order]]:
     """Probabilities and back-off weights from counts.
@@ -76,6 +77,7 @@ def smooth(
         k: what add-k adds.
         prune: counts up to which n-grams of orders 2, 3, ... are left out, not falling; the last holds for
             the orders beyond.
+        store: that of the counts; the model does not live in it.
         between: told the share of work done; what it raises ends the work.
 
     Returns:
@@ -83,25 +85,29 @@ def smooth(
     """
     order, vocabulary = len(levels), len(levels[0].words)
     limits = [0, *prune, *[prune[-1] if prune else 0] * order][:order]
+    store = store or Store(0)
     lower, kept = np.full(1, 1 / vocabulary, np.float32), np.ones(1, np.bool_)
     begins = (0, 0)  # nodes of the level above that begin at a boundary
     pieces, told = _Pieces(vocabulary), []
     for number in range(1, order + 1):
         between((number - 1) / order)
         level, below = levels[number - 1], levels[number] if number < order else None
-        counts = level.counts
+        size, counts = len(level.words), level.counts
         if below is not None and method in ("kneser-ney", "modified-kneser-ney"):
-            counts = _continuations(level, below.suffix, begins)
-        keep = _kept(level.counts, level.begin, kept, limits[number - 1])
+            counts = store.empty(size, np.int32)
+            _continuations(level, below.suffix, *begins, counts)
+        keep = store.empty(size, np.bool_)
+        _keep(level.counts, level.begin, kept, limits[number - 1], keep)
         kind, amounts, facts = _amounts(method, counts, k)
         terminal = (0, len(kept)) if number == order else begins
-        probabilities, backoff = np.empty(len(counts), np.float32), np.empty(len(kept), np.float32)
+        probabilities, backoff = store.empty(size, np.float32), store.empty(len(kept), np.float32)
         _fill(
             kind, amounts, terminal, level.begin, counts, keep, level.suffix, lower, vocabulary,
             probabilities, backoff,
         )  # fmt: skip
-        pieces.add(level, keep, kept, probabilities, backoff, whole=limits[number - 1] == 0)
-        told.append(Order(int(np.count_nonzero(level.counts)), int(keep.sum()), *facts))
+        whole = limits[number - 1] == 0 and not store.on_disk
+        pieces.add(level, keep, kept, probabilities, backoff, whole=whole)
+        told.append(Order(int(np.count_nonzero(level.counts)), int(np.count_nonzero(keep)), *facts))
         first, last = begins
         begins = (
             (int(level.begin[first]), int(level.begin[last])) if number > 1 else (stop, stop + 1)
@@ -112,12 +118,12 @@ def smooth(
 
 
 class _Pieces:
-    """The tables, level by level."""
+    """The tables, level by level, in memory."""
 
     def __init__(self, vocabulary: int) -> None:
         self.words: list[np.ndarray] = []
         self.firsts = [np.array([vocabulary], np.int32)]
-        self.probabilities: list[np.ndarray] = []
+        self.logs: list[np.ndarray] = []
         self.backoffs = [np.empty(0, np.float32)]
         self.size = 0
 
@@ -131,22 +137,25 @@ class _Pieces:
         *,
         whole: bool,
     ) -> None:
-        """Add a level's nodes to be kept, (n,) bool, and its parents' back-offs: of those kept `above`, (p,) bool."""
+        """Add a level's nodes to be kept, (n,) bool, and what belongs to those kept `above`, (p,) bool."""
         if self.words:
-            ends = self.size + np.cumsum(_children(level.begin, keep)[above])
-            self.firsts.append(ends.astype(np.int32))
+            ends = np.empty(np.count_nonzero(above), np.int32)
+            _ends(level.begin, keep, above, self.size, ends)
+            self.firsts.append(ends)
             self.backoffs.append(_logs(backoff[above]))
         self.words.append(level.words if whole else level.words[keep])
         # a copy: the next level still reads them as they are
-        self.probabilities.append(_logs(probabilities[keep]))
+        self.logs.append(_logs(probabilities[keep]))
         self.size += len(self.words[-1])
 
     def tables(self, end: int, stop: int, order: int) -> Tables:
-        """All of it."""
-        return Tables(
-            np.concatenate(self.words), np.concatenate(self.firsts),
-            np.concatenate(self.probabilities), np.concatenate(self.backoffs), end, stop, order,
-        )  # fmt: skip
+        """All of it; the pieces are gone afterwards, each as soon as it is joined."""
+        joined = []
+        for pieces in (self.words, self.firsts, self.logs, self.backoffs):
+            joined.append(np.concatenate(pieces))
+            pieces.clear()
+        words, first, logs, backoffs = joined
+        return Tables(words, first, logs, backoffs, end, stop, order)
 
 
 def _logs(values: np.ndarray) -> np.ndarray:
@@ -158,9 +167,9 @@ def _amounts(
     method: str, counts: np.ndarray, k: float
 ) -> tuple[int, np.ndarray, tuple[tuple[int, ...], tuple[float, ...], bool]]:
     """How a level is smoothed, its numbers, and what to tell of them."""
-    of = np.bincount(np.minimum(counts, HIGHEST + 2), minlength=HIGHEST + 3)[
-        1 : HIGHEST + 2
-    ].tolist()
+    found_counts = np.zeros(HIGHEST + 3, np.int64)
+    _count_counts(counts, found_counts)
+    of = found_counts[1 : HIGHEST + 2].tolist()
     if method in ("absolute", "kneser-ney", "modified-kneser-ney"):
         found, fallback = discounts(of[:4], three=method == "modified-kneser-ney")
         return DISCOUNT, np.array(found), (tuple(of), found, fallback)
@@ -171,39 +180,41 @@ def _amounts(
     return kind, np.array([k]), (tuple(of), (), False)
 
 
-def _continuations(level: Level, suffix_below: np.ndarray, begins: tuple[int, int]) -> np.ndarray:
-    """How many different words precede each node; its count where it begins at a boundary."""
-    found = np.zeros(len(level.words), np.int32)
-    _tally(suffix_below, found)
-    first, last = level.begin[begins[0]], level.begin[begins[1]]
-    found[first:last] = level.counts[first:last]
-    return found
+@njit(nogil=True, cache=True, boundscheck=False)
+def _count_counts(counts, found):  # type: ignore[no-untyped-def]
+    """Add up how many nodes have each count; the last cell is for all larger ones."""
+    for count in counts:
+        found[min(count, len(found) - 1)] += 1
 
 
 @njit(nogil=True, cache=True, boundscheck=False)
-def _tally(places, found):  # type: ignore[no-untyped-def]
-    for place in places:
+def _continuations(level, suffix_below, first, last, found):  # type: ignore[no-untyped-def]
+    """How many different words precede each node, (n,) int32 in place; its count if its parent is one of first to last - 1."""
+    found[:] = 0
+    for place in suffix_below:
         found[place] += 1
+    for node in range(level.begin[first], level.begin[last]):
+        found[node] = level.counts[node]
 
 
 @njit(nogil=True, cache=True, boundscheck=False)
-def _kept(counts, begin, keep_above, limit):  # type: ignore[no-untyped-def]
-    """Which nodes are not pruned: their count is above the limit, and their parent is kept."""
-    keep = np.empty(len(counts), np.bool_)
+def _keep(counts, begin, keep_above, limit, keep):  # type: ignore[no-untyped-def]
+    """Which nodes are not pruned, (n,) bool in place: their count is above the limit, and their parent is kept."""
     for parent in range(len(keep_above)):
         for node in range(begin[parent], begin[parent + 1]):
             keep[node] = limit == 0 or (keep_above[parent] and counts[node] > limit)
-    return keep
 
 
 @njit(nogil=True, cache=True, boundscheck=False)
-def _children(begin, keep):  # type: ignore[no-untyped-def]
-    """How many children of each parent are kept."""
-    found = np.zeros(len(begin) - 1, np.int64)
-    for parent in range(len(found)):
+def _ends(begin, keep, above, size, ends):  # type: ignore[no-untyped-def]
+    """Where the kept children of each kept parent end, in place, if those of the first begin at `size`."""
+    at = 0
+    for parent in range(len(above)):
         for node in range(begin[parent], begin[parent + 1]):
-            found[parent] += keep[node]
-    return found
+            size += keep[node]
+        if above[parent]:
+            ends[at] = size
+            at += 1
 
 
 @njit(nogil=True, cache=True, boundscheck=False)

@@ -37,7 +37,7 @@ class Counting(Optimizer):
     """Counts up to which n-grams are left out of the model, for orders 2, 3, ... and not falling; the last holds
     for the orders beyond: 0,1 leaves out what came once from order 3 on. What they were worth goes to backing off."""
     memory: Annotated[PositiveInt, Le(1 << 20)] = 1024
-    """Megabytes of working memory for counting, beside the tables; a longer text is sorted in runs on disk."""
+    """Megabytes of working memory beside the finished tables; a text that needs more is counted in runs, on disk."""
 
     @field_validator("prune")
     @classmethod
@@ -83,14 +83,16 @@ class _Search:
         )
         with Signals() as signals:
             try:
-                levels = ngram_counts.count(
-                    self.tokens, model.order, model.vocabulary, model.end, model.stop,
-                    memory=config.memory << 20, between=self._between(signals, 0.0, COUNTING),
-                )  # fmt: skip
-                tables, told = ngram_smoothing.smooth(
-                    levels, config.smoothing, model.end, model.stop, k=config.k, prune=config.prune,
-                    between=self._between(signals, COUNTING, 1 - COUNTING),
-                )  # fmt: skip
+                with ngram_counts.Store(self.total, config.memory << 20) as store:
+                    levels = ngram_counts.count(
+                        self.tokens, model.order, model.vocabulary, model.end, model.stop,
+                        store=store, between=self._between(signals, 0.0, COUNTING),
+                    )  # fmt: skip
+                    tables, told = ngram_smoothing.smooth(
+                        levels, config.smoothing, model.end, model.stop, k=config.k,
+                        prune=config.prune, store=store,
+                        between=self._between(signals, COUNTING, 1 - COUNTING),
+                    )  # fmt: skip
                 model.take(tables, told)
                 self._end(told)
             finally:
