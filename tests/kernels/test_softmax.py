@@ -44,7 +44,7 @@ def test_losses_and_gradients(rows: int, count: int, scale: float, shift: float,
 def test_one_entry_far_above_the_others() -> None:
     logits = torch.tensor([[-1e30, 5.0, -1e30], [1e30, 0.0, 0.0]]).bfloat16()
     found = differentiate(logits, torch.tensor([1, 0]), -100)
-    assert found.tolist() == [0.0, 0.0] and not bool(logits.any())
+    assert found.tolist() == [0.0, 0.0] and float(logits.abs().max()) < 1e-37
 
 
 @pytest.mark.parametrize("wrong", [math.nan, -math.nan, math.inf])
