@@ -101,6 +101,7 @@ def test_a_fit_writes_nothing_and_goes_to_a_run_folder_and_back(model: Any, tmp_
     assert fourfold.open(folder).system.name == model.system
     back = type(model).load(folder)
     np.testing.assert_array_equal(back.predict(X), fitted.predict(X))
+    assert back.get_params() == fitted.get_params()
     again = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(again.predict(X), fitted.predict(X))
     with pytest.raises(fourfold.UserError, match="opens"):
@@ -108,6 +109,17 @@ def test_a_fit_writes_nothing_and_goes_to_a_run_folder_and_back(model: Any, tmp_
             estimators.LinearRegressor if model.system != "linear" else estimators.SoftmaxClassifier
         )
         other.load(folder)
+
+
+def test_what_is_loaded_is_fitted_again_as_it_was(tmp_path: Path) -> None:
+    X, y = load_iris(return_X_y=True)
+    options = {**SMALL, "patience": None, "lr": np.float64(0.01), "random_state": np.int64(4)}
+    fitted = estimators.MLPClassifier(**options, options={"data.missing": "frequent"}).fit(X, y)
+    back = estimators.MLPClassifier.load(fitted.save(tmp_path / "run"))
+    assert back.get_params() == fitted.get_params() and back.patience is None
+    np.testing.assert_array_equal(clone(back).fit(X, y).predict_proba(X), fitted.predict_proba(X))
+    drawn = estimators.SoftmaxClassifier(random_state=np.random.RandomState(0)).fit(X, y)
+    assert estimators.SoftmaxClassifier.load(drawn.save(tmp_path / "drawn")).random_state is None
 
 
 def test_networks_learn_what_lines_cannot() -> None:

@@ -64,6 +64,20 @@ def _plain(classes: np.ndarray) -> list[Any]:
     return [c if isinstance(c, bool | int | float | str) else str(c) for c in classes.tolist()]
 
 
+def _stored(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters as a configuration file holds them: those that are None by name; a generator is not kept."""
+    kept = {n: v for n, v in parameters.items() if v is not None and n != "random_state"}
+    if isinstance(seed := parameters.get("random_state"), int | np.integer):
+        kept["random_state"] = int(seed)
+    plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in kept.items()}
+    return {"parameters": plain, "without": sorted(n for n, v in parameters.items() if v is None)}
+
+
+def _restored(told: dict[str, Any]) -> dict[str, Any]:
+    """Parameters from what `_stored` gave."""
+    return {**told.get("parameters", {}), **dict.fromkeys(told.get("without", ()))}
+
+
 class TableEstimator(BaseEstimator):
     """What all of them share: X and y as one table, a run in memory, predictions back as arrays.
 
@@ -107,7 +121,7 @@ class TableEstimator(BaseEstimator):
             raise ValueError(f"learning takes at least 2 rows, got n_samples = {frame.height}")
         self._check_rows(frame)
         self.run_ = self._fitted(frame, options)
-        self.run_.about["estimator"] = self._told()
+        self.run_.about["estimator"] = {**self._told(), **_stored(self.get_params(deep=False))}
         self.n_iter_ = (
             max(1, int(self.run_.metrics.lines[-1]["step"])) if self.run_.metrics.lines else 1
         )
@@ -124,7 +138,9 @@ class TableEstimator(BaseEstimator):
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
-        """An estimator from a run folder, fitted; its parameters are those of a new one.
+        """An estimator from a run folder, fitted, with the parameters it was fitted with.
+
+        Those of a run that `fourfold fit` made are a new one's: its options are in `run_.system`.
 
         Raises:
             UserError: no such run, or one of another system.
@@ -134,7 +150,7 @@ class TableEstimator(BaseEstimator):
             raise UserError(
                 f"{folder}: is a run of {run.system.name}, {cls.__name__} opens {cls.system}"
             )
-        made = cls()
+        made = cls(**_restored(run.about.get("estimator", {})))
         made.run_ = run
         made._opened(run)
         return made
@@ -262,7 +278,7 @@ class Classifier(ClassifierMixin, TableEstimator):
         values = _column(y, rows)
         self.classes_, codes = np.unique(values, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"needs at least 2 classes, y has one class: {self.classes_[0]!r}")
+            raise ValueError(f"needs at least 2 classes, y has one class: {self.classes_[0]}")
         # as text: what a class is called is nothing to learn from
         series = pl.Series(TARGET, np.array(_names(self.classes_))[codes])
         return [series], {"target": TARGET, f"data.kinds.{TARGET}": "category"}
@@ -471,7 +487,7 @@ class MultilabelClassifier(Classifier, Network):
             values = _column(y, rows)
             self.classes_, codes = np.unique(values, return_inverse=True)
             if len(self.classes_) < 2:
-                raise ValueError(f"needs at least 2 classes, y has one class: {self.classes_[0]!r}")
+                raise ValueError(f"needs at least 2 classes, y has one class: {self.classes_[0]}")
             there = np.eye(len(self.classes_), dtype=int)[codes]
         names = [f"{TARGET}{i:05d}" for i in range(there.shape[1])]
         columns = [pl.Series(name, there[:, i]) for i, name in enumerate(names)]

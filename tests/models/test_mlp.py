@@ -81,9 +81,9 @@ def test_a_batch_of_one_row_takes_the_running_moments() -> None:
 
 
 def test_residual_blocks() -> None:
-    same = Block(4, 4, Layers(residual=True)).double()
+    same = Block(4, 4, Layers("tanh", residual=True)).double()
     x = torch.randn(5, 4, dtype=torch.float64)
-    torch.testing.assert_close(same(x), x + same.linear(x).relu())
+    torch.testing.assert_close(same(x), x + same.linear(x).tanh())
     assert isinstance(same.skip, nn.Identity)
     other = Block(4, 6, Layers(residual=True)).double()
     assert isinstance(other.skip, nn.Linear) and other.skip.bias is None
