@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -219,7 +220,47 @@ def test_yes_and_no_in_several_spellings() -> None:
         pl.DataFrame({"c": ["Yes", "maybe"], "x": [0.0, 0.0]}), whole=True, targets=False
     )
     assert column(new, "c=yes", "test") == [1, 0]
-    assert "c: 1 cells hold a category that training has not seen" in notes(new)
+    assert (
+        "c: 1 cells hold a category that training has not seen (zeros in all its columns); it knows No, yes"
+        in notes(new)
+    )
+
+
+@pytest.mark.parametrize(
+    "cells", [["yes", "no"], ["Yes", "NO"], [1, 0], [1.0, 0.0], [True, False], ["TRUE", "f"]]
+)
+def test_booleans_are_understood_however_other_rows_have_them(cells: list[Any]) -> None:
+    stored = table([True, False]).with_columns(y=pl.Series([True, True, False] * 20))
+    data = Tabular(target="y", split=ALL).open(stored)
+    assert data.target.classes == ("false", "true") and data.columns[0].name == "c"
+    new = data.reopen(pl.DataFrame({"c": cells, "x": [0.0, 0.0], "y": cells}), whole=True)
+    assert column(new, "c", "test") == [1, 0]
+    assert next(new.batches("test"))["targets"].tolist() == [1, 0]
+    assert "seen" not in notes(new)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "unit", "large"), [("float32", 1.0, 1e300), ("float64", 1e-3, 1e307)]
+)
+def test_numbers_too_large_to_be_prepared_are_named(
+    dtype: Literal["float32", "float64"], unit: float, large: float
+) -> None:
+    frame = table([unit, 2 * unit, 4 * unit])
+    data = Tabular(target="y", dtype=dtype, split=ALL).open(frame)
+    new = data.reopen(frame[:3].with_columns(c=pl.Series([1.0, large, None])), whole=True)
+    with pytest.raises(UserError, match=f"row 2, column c: {re.escape(f'{large:g}')} is too large"):
+        next(new.batches("test"))
+
+
+def test_a_run_says_of_other_rows_how_its_own_were_written() -> None:
+    data = opened(table([1.5, 2.5]))
+    new = table(["1,5", "2"])
+    with pytest.raises(UserError) as error:
+        next(data.reopen(new, whole=True).batches("test"))
+    assert str(error.value) == (
+        'the frame, row 1, column c: expected a number, got "1,5"; write it as the rows that were learned from '
+        "have it, or leave it empty"
+    )
 
 
 def test_a_target_in_text(tmp_path: Path) -> None:

@@ -52,8 +52,14 @@ def cells(series: pl.Series) -> pl.Series:
 class Reader:
     """Cells as numbers, dates, yes and no; one that cannot be read, or is infinite, is named by its row."""
 
-    def __init__(self, place: Callable[[int], str]) -> None:
-        self.place = place
+    def __init__(self, place: Callable[[int], str], *, fitted: bool = False) -> None:
+        """A reader.
+
+        Args:
+            place: names a row, for errors.
+            fitted: whether how columns are read was fitted before, so that no option changes it.
+        """
+        self.place, self.fitted = place, fitted
 
     def numbers(self, series: pl.Series, form: Form = PLAIN) -> np.ndarray:
         """(N,) float64, NaN where a cell is missing."""
@@ -96,9 +102,15 @@ class Reader:
     def _refuse(self, series: pl.Series, bad: pl.Series, form: Form) -> None:
         if bad.any():
             row = int(bad.arg_max() or 0)
-            raise UserError(
+            found = (
                 f'{self.place(row)}, column {series.name}: expected {form}, got "{series[row]}"; '
-                f"--empty {_quoted(series[row])} takes such cells as missing, "
+            )
+            if self.fitted:
+                raise UserError(
+                    f"{found}write it as the rows that were learned from have it, or leave it empty"
+                )
+            raise UserError(
+                f"{found}--empty {_quoted(series[row])} takes such cells as missing, "
                 f"--data.kinds.{series.name} category takes the column as text"
             )
 
@@ -139,6 +151,15 @@ class Reader:
                 f"{self.place(row)}, column {series.name}: expected how much the row counts, 0 or more, got {found}"
             )
         return values
+
+    def refuse_beyond(self, values: np.ndarray, name: str, mean: float, scale: float) -> None:
+        """Refuse the number that lies furthest from those that were learned from."""
+        with np.errstate(over="ignore"):
+            row = int(np.nanargmax(np.abs(values - mean)))
+        raise UserError(
+            f"{self.place(row)}, column {name}: {values[row]:g} is too large; the rows that were learned from lie "
+            f"about {mean:g}, {scale:g} apart"
+        )
 
     def _refuse_infinite(self, values: np.ndarray, name: str) -> None:
         infinite = np.isinf(values)

@@ -15,7 +15,7 @@ import numpy as np
 
 from fourfold.data.cells import Reader, cells, numbered
 from fourfold.data.dates import parts_of
-from fourfold.data.forms import PLAIN, Form
+from fourfold.data.forms import BOOLEAN, PLAIN, Form
 
 if TYPE_CHECKING:
     import polars as pl
@@ -111,12 +111,17 @@ class Encoding:
             How many cells were missing, and how many held a category that training has not seen.
 
         Raises:
-            UserError: a cell that is no number, or infinite, in a column of numbers.
+            UserError: a cell that is no number, or infinite or too large, in a column of numbers.
         """
         unseen = 0
         if self.kind == "number":
             values, total = read.numbers_and_sum(series, self.form)
-            gone, width = self._standardized(values, total, out[:, 0]), 1
+            try:
+                with np.errstate(over="raise"):
+                    gone, width = self._standardized(values, total, out[:, 0]), 1
+            except FloatingPointError:
+                read.refuse_beyond(values, self.name, self.mean, self.scale)
+                raise
         elif self.kind == "date":
             gone, width = self._dated(read.dates(series, self.form), out), len(self.parts)
         elif self.kind == "drop":
@@ -141,7 +146,7 @@ class Encoding:
 
         if self.numeric:
             return cells(pl.Series(read.numbers(series, self.form), nan_to_null=True))
-        return read.texts(series, self.form)
+        return read.texts(series, BOOLEAN if self.storage == "boolean" else self.form)
 
     def _standardized(self, values: np.ndarray, total: float, out: np.ndarray) -> np.ndarray | None:
         """Write (N,) numbers, whose sum is `total`; (N,) bool where they are missing, None where none is."""

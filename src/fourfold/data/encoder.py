@@ -12,6 +12,7 @@ import numpy as np
 
 from fourfold.core.errors import UserError
 from fourfold.data.cells import Reader, numbered
+from fourfold.data.forms import BOOLEAN
 
 if TYPE_CHECKING:
     import polars as pl
@@ -78,6 +79,8 @@ class Encoder:
         series, form = frame[target.name], self.data.schema.form(target.name)
         if target.kind == "number":
             return ((read.numbers(series, form) - target.mean) / target.scale).astype(options.dtype)
+        if target.classes == BOOLEAN.words:
+            form = BOOLEAN
         codes = numbered(read.texts(series, form), target.classes)
         if (codes < 0).any():
             row = int(np.argmax(codes < 0))

@@ -79,7 +79,13 @@ def reopen(
     rows = open_rows(sources, how)
     held_out = None if valid is None else open_rows(valid, how)
     _check_columns(schema, rows, targets)
-    work = Fit(options, _joined(rows, held_out, rows.columns), schema.target, forms=schema.forms)
+    work = Fit(
+        options,
+        _joined(rows, held_out, rows.columns),
+        schema.target,
+        forms=schema.forms,
+        fitted=True,
+    )
     _say_extra(work, schema)
     missing = without_target(work, schema.target) if targets else np.zeros(work.rows.count, bool)
     _say_gone(work, missing)

@@ -142,6 +142,8 @@ class Form:
 
 
 PLAIN = Form()
+BOOLEAN = Form(words=("false", "true"))
+"""Of a column that a file or frame stores as booleans; other rows may have it as 1 and 0, or yes and no."""
 
 
 def present(series: pl.Series) -> pl.Series:

@@ -25,6 +25,8 @@ from fourfold.data.statistics import SAMPLE
 if TYPE_CHECKING:
     from fourfold.data.table import TableData
 
+FEW = 6
+"""Categories that are named where a cell is none of them."""
 BLOCK = 8192
 """Rows of a block of rows in memory at most."""
 NUMBERS = 1 << 20
@@ -120,10 +122,15 @@ class Prepared:
             ]  # of rows that were fitted, the fit has told
         zeros = data.options.unseen == "zeros"
         what = "zeros in all its columns" if zeros else "counted as other"
+        known = {
+            e.name: f"; it knows {', '.join(e.categories)}"
+            for e in data.schema.encodings
+            if 0 < len(e.categories) <= FEW
+        }
         embedded = {e.name for e in data.schema.encodings if e.embedded}
         return notes + [
             f"{name}: {count:,} cells hold a category that training has not seen "
-            f"({'the code of unknown ones' if name in embedded else what})"
+            f"({'the code of unknown ones' if name in embedded else what})" + known.get(name, "")
             for name, count in unseen.items()
         ]
 
@@ -158,7 +165,7 @@ class Prepared:
                 if not len(keep):
                     continue
                 some = frame if len(keep) == len(wanted) else frame.filter(pl.Series(wanted))
-                read = Reader(data.rows.placed(start, keep))
+                read = Reader(data.rows.placed(start, keep), fitted=True)
                 yield split, encoder.encode(some, read, missing[split], unseen[split])
         self.missing.update({split: +counts for split, counts in missing.items()})
         self.unseen.update({split: +counts for split, counts in unseen.items()})

@@ -38,6 +38,8 @@ class Fit:
     forms: dict[str, Form] = field(default_factory=dict)
     """How columns of text are written, where not plainly."""
     notes: list[str] = field(default_factory=list)
+    fitted: bool = False
+    """Whether how columns are read was fitted before, on other rows."""
 
     @property
     def features(self) -> list[str]:
@@ -63,7 +65,7 @@ class Fit:
 
     def reader(self, start: int) -> Reader:
         """Of a chunk that begins at row `start`."""
-        return Reader(lambda row: self.rows.place(start + row))
+        return Reader(lambda row: self.rows.place(start + row), fitted=self.fitted)
 
 
 def aside(options: Tabular) -> set[str]:
