@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourfold.core.errors import UserError
-from fourfold.data.spaced import Jieba, Spaced, split_spaces
+from fourfold.data.spaced import Jieba, Spaced
 from fourfold.data.spelling import Spelling
 from fourfold.data.subwords import Subwords
 from fourfold.data.text import Text
@@ -33,7 +35,6 @@ def stream(*texts: str) -> Texts:
 
 def test_a_corpus_that_is_cut_already() -> None:
     known = Spaced.learn(stream(TREEBANK), None, 1)
-    assert split_spaces(" a  b\tc \n\nd") == ["a", "b", "c", "\n", "\n", "d"]
     tokens = known.encode(TREEBANK)
     names = [known.token(token) for token in tokens]
     assert names == [
@@ -41,6 +42,45 @@ def test_a_corpus_that_is_cut_already() -> None:
     ]  # fmt: skip
     assert known.padded and known.decode(tokens) == TREEBANK
     assert known.unknown in tokens and known.entries[3] == "N"
+
+
+SPACES = "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2003\u2028\u2029\u202f\u205f\u3000"
+
+
+@given(
+    st.lists(st.text(st.sampled_from("abé词𝒳\0" + SPACES), max_size=30), max_size=4),
+    st.text(st.sampled_from("abcé词<unk> \n"), max_size=40),
+)
+def test_words_are_what_stands_between_white_space(pieces: list[str], other: str) -> None:
+    """As a regular expression finds them, each piece by itself, in any order of questions."""
+    units = re.compile(r"[^\S\n]*(\S+|\n)")
+    known = Spaced.learn(stream(*pieces), None, 1)
+    counts = Counter(w for piece in pieces for w in units.findall(piece) if w != "\n")
+    assert known.entries[3:] == sorted(counts, key=lambda word: (-counts[word], word))
+    for texts in ([other], pieces, [other, *pieces, other]):
+        tokens, lengths, spelled = known.encode_spelled(texts)
+        expected = [units.findall(text) for text in texts]
+        assert lengths.tolist() == [len(some) for some in expected]
+        flat, others = [w for some in expected for w in some], iter(spelled)
+        for word, token in zip(flat, tokens.tolist(), strict=True):
+            if token == known.unknown:
+                assert word not in counts and next(others) == ("" if word == "<unk>" else word)
+            else:
+                assert known.entries[token] == word
+        assert next(others, None) is None
+
+
+def test_words_that_were_not_given_are_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fourfold.data import word_table
+
+    monkeypatch.setattr(word_table, "SPARE", 10)
+    table = word_table.WordTable(["a", "b"])
+    for start in range(0, 100, 7):
+        names = [f"w{n}" for n in range(start, start + 7)]
+        numbers, others = table.numbers(" ".join(["b", *names, "a\n"]))
+        assert numbers[[0, -2, -1]].tolist() == [2, 1, 0]
+        assert [others[n] for n in numbers[1:-2].tolist()] == names
+        assert int(table._known.size[0]) <= 3 + 10 + 7
 
 
 def test_the_layout_is_that_of_most_lines() -> None:

@@ -11,24 +11,16 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fourfold.core.errors import UserError
 from fourfold.data.vocabulary import END, UNKNOWN, Decoder, Texts, Vocabulary
-from fourfold.data.words import frequent, numbered
-
-LINE = "\n"
-_UNITS = re.compile(r"[^\S\n]*(\S+|\n)")
-
-
-def split_spaces(text: str) -> list[str]:
-    """What stands between white space, and the ends of lines."""
-    return _UNITS.findall(text)
+from fourfold.data.word_table import LINE, WordTable
+from fourfold.data.words import frequent, numbered, ranked
 
 
 class _SpacedDecoder(Decoder):
@@ -61,21 +53,18 @@ class Spaced(Vocabulary):
         self.padded = padded
         """Whether lines begin and end with a space."""
         self.counts = np.zeros(len(self.entries), np.int64)
-        self._numbers = {word: number for number, word in enumerate(self.entries) if number > 0}
+        self._table: WordTable | None = None
 
     @classmethod
     def learn(cls, texts: Texts, size: int | None, min_count: int) -> Spaced:
         """Those words of the training split that occur often enough, and how its lines look."""
         lines = padded = 0
-
-        def pieces() -> Iterator[list[str]]:
-            nonlocal lines, padded
-            for text, _ in texts():
-                lines += text.count(LINE)
-                padded += text.count(" \n")
-                yield split_spaces(text)
-
-        words = frequent(pieces(), (UNKNOWN, LINE), size, special=3, min_count=min_count)
+        table = WordTable()
+        for text, _ in texts():
+            lines += text.count(LINE)
+            padded += text.count(" \n")
+            table.count(text)
+        words = ranked(table.counted(), (UNKNOWN,), size, special=3, min_count=min_count)
         return cls(words, padded=2 * padded > lines)
 
     def __len__(self) -> int:
@@ -89,7 +78,19 @@ class Spaced(Vocabulary):
     def encode_spelled(
         self, texts: Sequence[str], before: Sequence[str] | None = None
     ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        return numbered([split_spaces(text) for text in texts], self._numbers, self.unknown)
+        if self._table is None:
+            self._table = WordTable(self.entries[3:])
+        flat, lengths, spelled = [], [], []
+        for text in texts:
+            numbers, others = self._table.numbers(text)
+            lengths.append(len(numbers))
+            unknown = numbers >= self._table.size
+            if others:
+                spelled += [others[number] for number in numbers[unknown].tolist()]
+            flat.append(np.where(unknown, self.unknown, numbers + self.line).astype(np.uint32))
+        tokens = np.concatenate(flat) if flat else np.zeros(0, np.uint32)
+        spelled = ["" if word == UNKNOWN else word for word in spelled]
+        return tokens, np.array(lengths, np.int64), spelled
 
     def spellings(self) -> Sequence[str]:
         return self.entries[3:]

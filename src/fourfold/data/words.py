@@ -97,9 +97,19 @@ def frequent(
     counts: Counter[str] = Counter()
     for words in pieces:
         counts.update(words)
-    for word in without:
-        counts.pop(word, None)
-    known = [(word, count) for word, count in counts.items() if count >= min_count]
+    return ranked(counts, without, size, special=special, min_count=min_count)
+
+
+def ranked(
+    counts: Mapping[str, int],
+    without: Sequence[str],
+    size: int | None,
+    *,
+    special: int,
+    min_count: int,
+) -> list[str]:
+    """As `frequent`, of words that are counted already."""
+    known = [(w, count) for w, count in counts.items() if count >= min_count and w not in without]
     known.sort(key=lambda pair: (-pair[1], pair[0]))
     words = [word for word, _ in known]
     return limit(words, size, special=special, what="words", min_count=min_count)
