@@ -56,6 +56,13 @@ def families() -> tuple[str, ...]:
     return ("DejaVu Sans", *[name for name in CHINESE_FONTS if name in installed][:1])
 
 
+def drawable(text: str) -> bool:
+    """Whether there is a font here for a text: one with Chinese glyphs where it has wide characters."""
+    import unicodedata
+
+    return len(families()) > 1 or not any(unicodedata.east_asian_width(c) in "WF" for c in text)
+
+
 def style() -> dict[Any, Any]:
     """The style as matplotlib's rcParams: light background, labels of a readable size, a faint grid."""
     from cycler import cycler

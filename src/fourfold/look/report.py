@@ -21,6 +21,7 @@ from fourfold.core.types import Picture, Table
 from fourfold.core.words import duration, encodable, number, printable, short
 from fourfold.look import facts, selection
 from fourfold.look.facts import Fact, ModuleRow, Option
+from fourfold.look.figures import drawable
 
 if TYPE_CHECKING:
     from fourfold.core.run import Run
@@ -38,16 +39,23 @@ class Shown:
     png: bytes = b""
     caption: str = ""
     error: str = ""
+    svg: str = ""
+    """Shown in place of the pixels: the reader's machine has fonts that this one lacks."""
 
     @property
     def source(self) -> str:
         """The picture as a data address."""
+        if self.svg:
+            encoded = base64.b64encode(self.svg.encode("utf-8")).decode("ascii")
+            return f"data:image/svg+xml;base64,{encoded}"
         return f"data:image/png;base64,{base64.b64encode(self.png).decode('ascii')}"
 
     @property
     def coarse(self) -> bool:
         """Whether its pixels should stay squares when enlarged: under 160 of them across."""
-        return int.from_bytes(self.png[16:20], "big") < 160  # the width stands there in every PNG
+        return (
+            not self.svg and int.from_bytes(self.png[16:20], "big") < 160
+        )  # the width stands there in every PNG
 
 
 @dataclass(frozen=True)
@@ -220,7 +228,8 @@ def _drawings(run: Run) -> tuple[list[Shown], list[Table]]:
             torch.manual_seed(run.seed)
             for picture in _made(run, selection.pictures, run.system.pictures, "pictures"):
                 if isinstance(picture, Picture):
-                    picture = Shown(picture.title, picture.png, picture.caption)
+                    svg = picture.svg if picture.svg and not drawable(picture.svg) else ""
+                    picture = Shown(picture.title, picture.png, picture.caption, svg=svg)
                 pictures.append(picture)
             for table in _made(run, selection.tables, run.system.tables, "tables"):
                 if isinstance(table, Table):

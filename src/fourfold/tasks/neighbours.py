@@ -113,7 +113,10 @@ def spellings(word: str, words: Sequence[str], count: int = OFFERED) -> list[str
 
     lowered = word.casefold()
     same = [w for w in words if w.casefold() == lowered][:count]
-    pairs = {lowered[i : i + 2] for i in range(len(lowered) - 1)} or {lowered}
+    size = (
+        2 if len(lowered) > 3 else 1
+    )  # letters that a word must share, in pairs where there are several
+    pairs = {lowered[i : i + size] for i in range(len(lowered) - size + 1)}
     near = [w for w in words if abs(len(w) - len(word)) <= 2]
     shared = [(sum(p in w.casefold() for p in pairs), w) for w in near]
     least = max(1, len(pairs) // 3)
