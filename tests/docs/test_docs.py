@@ -26,6 +26,7 @@ from fourfold.core.system import verbs
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 OTHER = {
+    "import": {"out", "system"},
     "list": {"json"}, "runs": {"json"}, "show": {"json"}, "doctor": {"json"},
     "explain": {"table", "out", "json", "quiet"},
     "serve": {"host", "port", "token", "max-body", "max-seconds", "max-tokens", "concurrency",
