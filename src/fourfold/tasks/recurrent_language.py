@@ -49,8 +49,15 @@ class RecurrentLanguageModel(LanguageModel, EmbedsWords):
     exempt: ClassVar[dict[str, str]] = {
         "accumulation": "4 batches of 8 rows hold other windows than 1 of 32: fewer rows go further into the text"
     }
+    search_space: ClassVar[dict[str, str]] = {
+        "optimizer.lr": "1e-3..1e-2:log",
+        "width": "64..512:log",
+        "layers": "1..3",
+        "dropout": "0..0.6",
+        "weight_dropout": "0..0.5",
+    }
 
-    data: Text = Text(unit="word", vocabulary=10_000, ordered=True, window=35, batch=20)
+    data: Text = Text(unit="word", ordered=True, window=35, batch=20)
     width: PositiveInt = 200
     """Features of each layer's state."""
     layers: PositiveInt = 2
