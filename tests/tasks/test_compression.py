@@ -103,6 +103,12 @@ def test_any_bytes_come_back(unit: str, data: bytes, rows: int) -> None:
     assert through(READERS[unit], data, rows)[0] == data
 
 
+def test_bytes_of_several_blocks_come_back() -> None:
+    data = np.random.default_rng(0).integers(0, 4, 150_000).astype(np.uint8) * 64 + 63
+    back, size = through(READERS["word"], data.tobytes(), 1)
+    assert back == data.tobytes() and size < len(data) * 0.27
+
+
 def test_random_bytes_do_not_grow() -> None:
     data = np.random.default_rng(0).integers(0, 256, 5000).astype(np.uint8).tobytes()
     back, size = through(READERS["word"], data, 1)
@@ -282,3 +288,9 @@ def test_across_processes(run: Run, tmp_path: Path) -> None:
         done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "y.txt").read_bytes() == data
+    for verb in ("compress", "expand"):
+        words = [verb, str(run.folder), "-", "--out", "-", "--quiet"]
+        done = subprocess.run([*command, *words], input=data, capture_output=True, timeout=300)  # type: ignore[call-overload]
+        assert done.returncode == 0, done.stderr
+        data = done.stdout
+    assert data == (tmp_path / "x.txt").read_bytes()

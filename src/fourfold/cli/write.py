@@ -44,6 +44,8 @@ def _write(value: Any, out: Path | None, as_json: bool, verb: str) -> Path | str
     if inspect.isgenerator(value):
         return _text((str(piece) for piece in value), out, as_json)
     if isinstance(value, Path):
+        if str(value) == "-":
+            return None  # the verb has written to stdout itself
         print(json.dumps({"path": str(value)}) if as_json else value)
         return None
     if isinstance(value, Score):

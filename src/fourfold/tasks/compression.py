@@ -30,6 +30,8 @@ LENGTH = 4096
 MOST_ROWS = 64
 LONGEST_WORD = 1 << 20
 """Bytes of an unknown word; a longer one is taken with its piece as bytes."""
+BLOCK = 1 << 16
+"""Bytes that are no text, spelled at once: the buffer has room for what they could take at worst."""
 Progress = Callable[[int, int], None]
 """Is told how many of how many tokens are done."""
 _ODD = re.compile("[\udc80-\udcff]+")
@@ -124,13 +126,14 @@ def encode(reader: Reader, pieces: list[Piece], rows: int, progress: Progress) -
     """
     raw = b"".join(piece.raw for piece in pieces if piece.tokens is None)
     data = np.frombuffer(raw, np.uint8)
-    begins = np.array([0, len(raw)], np.int64)
+    begins = np.array([*range(0, len(raw), BLOCK), len(raw)], np.int64)
     coded = coder.spell_cost(coder.spelling_counts(), data, begins, False) < 8 * len(raw)
     state, out = coder.register(), np.zeros(1 << 16, np.uint8)
     if raw and coded:
-        out = np.zeros(16 * len(raw) + 64, np.uint8)
-        coder.put_word(state, out, coder.spelling_counts(), data, False)
-        out = out[: int(state[2]) + 64].copy()
+        counts = coder.spelling_counts()
+        for begin in range(0, len(raw), BLOCK):
+            out = _with_room(out, state, BLOCK)
+            coder.put_word(state, out, counts, data[begin : begin + BLOCK], False)
     texts = [piece for piece in pieces if piece.tokens is not None]
     tokens = np.concatenate(
         [np.zeros(0, np.int64), *(t.tokens for t in texts if t.tokens is not None)]
@@ -139,6 +142,14 @@ def encode(reader: Reader, pieces: list[Piece], rows: int, progress: Progress) -
     out = _encode_tokens(reader, tokens, spelled, rows, state, out, progress)
     kept = raw if raw and not coded else b""
     return coder.finish(state, out) + kept, len(kept)
+
+
+def _with_room(out: np.ndarray, state: np.ndarray, symbols: int) -> np.ndarray:
+    """The buffer, or a larger one, with room for so many tokens or bytes more."""
+    need = int(state[2]) + 16 * symbols + 64
+    if need <= len(out):
+        return out
+    return np.concatenate([out, np.zeros(max(need - len(out), len(out)), np.uint8)])
 
 
 def _encode_tokens(
@@ -157,17 +168,14 @@ def _encode_tokens(
     counts = Spelling(vocabulary if words else None).counts
     for places, said, read in _steps(reader, len(tokens), rows, progress):
         chosen = tokens[places]
-        if int(state[2]) + 16 * len(chosen) + 64 > len(out):
-            out = np.concatenate([out, np.zeros(len(out) + 16 * len(chosen), np.uint8)])
+        out = _with_room(out, state, len(chosen))
         if not coder.put_rows(state, out, said, chosen):
             raise ValueError(
                 "the model's probabilities are none: not from 0 to 1, or their sum is not 1"
             )
         for place in places[chosen == unknown].tolist():
             word = np.frombuffer(words[place].encode(), np.uint8)
-            need = int(state[2]) + 16 * len(word) + 128
-            if need > len(out):
-                out = np.concatenate([out, np.zeros(need, np.uint8)])
+            out = _with_room(out, state, len(word))
             coder.put_word(state, out, counts, word, True)
         read(chosen)
     return out
@@ -188,7 +196,9 @@ def decode(
     if stored:
         raw = np.frombuffer(kept, np.uint8)
     elif len(raw):
-        coder.take_word(state, data, coder.spelling_counts(), raw, False)
+        counts = coder.spelling_counts()
+        for begin in range(0, len(raw), BLOCK):
+            coder.take_word(state, data, counts, raw[begin : begin + BLOCK], False)
     tokens, words = _decode_tokens(reader, state, data, sum(pieces[::2]), rows, progress)
     vocabulary = reader.vocabulary
     said, at, byte = [], 0, 0
