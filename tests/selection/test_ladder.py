@@ -54,7 +54,11 @@ def test_what_stands_in_the_folder(found: Ladder) -> None:
     page = (found.folder / "report.html").read_text()
     assert "How far each idea went" in page and "gzip -9" in page and "Hochreiter" in page
     explained = found.explanation()
-    assert len(explained.pictures) == 1 and explained.tables[0].title == "Every rung"
+    assert [p.title for p in explained.pictures] == [
+        "How far each idea went",
+        "Where counting ends",
+    ]
+    assert explained.tables[0].title == "Every rung"
     best = min(found.rungs, key=lambda rung: rung.perplexity)
     assert explained.sentences[0].startswith(f"{best.name} expects the text best")
 
@@ -71,6 +75,34 @@ def test_what_is_done_is_not_trained_again(found: Ladder, monkeypatch: pytest.Mo
         ladder(SOURCE, rungs=rungs, unit="space", out=found.folder, min_count=1)
     with pytest.raises(UserError, match="another fingerprint|another vocabulary"):
         ladder({"text": ["a b c d e f\n" * 99]}, rungs=rungs, unit="space", out=found.folder)
+
+
+def test_where_counting_ends(found: Ladder) -> None:
+    """Never-seen n-grams against sets of tuples, within their lines."""
+    counting = found.counting
+    assert found.plan["unit"] == "space" and len(counting["unseen"][-1]) == 7
+    options = Text(unit="space", window=1, min_count=2)
+    data = options.open(SOURCE)
+    line = data.vocabulary.line  # type: ignore[attr-defined]
+    for order in (1, 2, 3, 5):
+        grams = [
+            _grams(data.tokens(split).tolist()[1:], order, line)
+            for split in ("train", "test")  # type: ignore[misc]
+        ]
+        unseen = sum(gram not in set(grams[0]) for gram in grams[1]) / len(grams[1])
+        assert counting["unseen"][-1][order - 1] == pytest.approx(unseen, abs=1e-6)
+
+
+def _grams(tokens: list[int], order: int, line: int) -> list[tuple[int, ...]]:
+    """Within each line; what precedes it counts as a line's end, once."""
+    found, begin = [], [line]
+    for token in tokens:
+        begin.append(token)
+        if len(begin) >= order:
+            found.append(tuple(begin[-order:]))
+        if token == line:
+            begin = [line]
+    return found
 
 
 def test_a_stopped_ladder_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,8 +28,10 @@ from fourfold.core.system import System
 from fourfold.core.types import Explanation, Table
 from fourfold.data.text import WORDS, Text, TextData, split_text
 from fourfold.data.vocabulary import Vocabulary
+from fourfold.kernels.ngram_growth import grow
 from fourfold.look.facts import count, examples_seen, timings
 from fourfold.look.ladder import ladder_picture
+from fourfold.look.ngram import growth
 from fourfold.look.page import render
 from fourfold.selection.compressors import compressed_bits
 from fourfold.tasks.language import LanguageModel, language_score, text_data
@@ -41,6 +43,10 @@ WORDS_AT_MOST = 10_000
 SAMPLE = 40
 """Tokens that each rung says in the report."""
 RECORD = "ladder.json"
+COUNTING = ("sizes", "unseen", "perplexity")
+ORDERS = 7
+COUNTED, HELD = 4_000_000, 200_000
+"""Most tokens that are counted, and looked at, to show where counting ends."""
 Unit = Literal["byte", "character", "word", "space", "jieba", "bpe"]
 
 
@@ -76,6 +82,8 @@ class Ladder:
     rungs: list[Rung] = field(default_factory=list)
     compressors: dict[str, tuple[float, float | None]] = field(default_factory=dict)
     """Bits per byte of the test text alone, and behind the training text."""
+    counting: dict[str, list[Any]] = field(default_factory=dict)
+    """Where counting ends: sizes of the text, by order the share of n-grams never seen, and perplexity."""
 
     def explanation(self) -> Explanation:
         """The report's content."""
@@ -91,6 +99,8 @@ class Ladder:
                     _caption(self),
                 )
             )
+        if self.counting:
+            pictures.append(growth(*(np.array(self.counting[k], float) for k in COUNTING)))
         return Explanation(
             f"The ladder of language models on {self.facts['source']}",
             tuple(_sentences(self)),
@@ -165,6 +175,8 @@ def ladder(
     }
     if not found.compressors:
         found.compressors = _beside(data, source, test, seed, valid)
+    if not found.counting:
+        found.counting = _counting(data, tested)
     known = {rung.name: rung for rung in found.rungs if not rung.error}
     for name in names:
         if name in known:
@@ -289,6 +301,27 @@ def _beside(
     return compressed_bits(text.encode(), known.encode())
 
 
+def _counting(data: TextData, tested: TextData) -> dict[str, list[Any]]:
+    """Where counting ends, for ever larger parts of the training text; nothing where there is too little of it."""
+    vocabulary = data.vocabulary
+    train, held = data.tokens("train")[: COUNTED + 1], tested.tokens("test")[: HELD + 1]
+    total = len(train) - 1
+    sizes = sorted({total // 4**power for power in range(4) if total // 4**power >= 1000})
+    if not sizes or len(held) < 100:
+        return {}
+    ends = vocabulary.encode("\n").tolist()
+    line = len(ends) == 1 and ends[0] != vocabulary.unknown and vocabulary.unit in WORDS
+    stop = ends[0] if line else vocabulary.end
+    found = grow(train, held, sizes, ORDERS, len(vocabulary), vocabulary.end, stop)
+    # JSON has no NaN: a text without sentences of that length has no such n-grams
+    unseen = np.where(np.isnan(found.unseen), 1.0, found.unseen)
+    return {
+        "sizes": found.sizes.tolist(),
+        "unseen": unseen.round(6).tolist(),
+        "perplexity": found.perplexity.round(4).tolist(),
+    }
+
+
 # --- one rung ---------------------------------------------------------------------------------------
 
 
@@ -382,7 +415,7 @@ def _opened(folder: Path, plan: dict[str, Any]) -> Ladder:
                 f"{folder}: holds a ladder with another {name} ({before.get(name)}, now {value}); "
                 "another --out begins a new one"
             )
-    return Ladder(folder, plan, facts, rungs, beside)
+    return Ladder(folder, plan, facts, rungs, beside, kept.get("counting", {}))
 
 
 def _keep(found: Ladder) -> None:
@@ -393,6 +426,7 @@ def _keep(found: Ladder) -> None:
         "facts": found.facts,
         "rungs": [asdict(rung) for rung in found.rungs],
         "compressors": found.compressors,
+        "counting": found.counting,
     }
     write_text(found.folder / RECORD, json.dumps(record, ensure_ascii=False, indent=1))
     write_text(found.folder / "report.html", render(found.explanation()))
@@ -485,6 +519,15 @@ def _tables(found: Ladder) -> list[Table]:
             ),
         ),
     ]  # fmt: skip
+    if counting := found.counting:
+        columns = ("order", *(f"{size:,} tokens" for size in counting["sizes"]))
+        for key, title in (
+            ("unseen", "Share of test n-grams never seen in the first tokens of the training text"),
+            ("perplexity", "Perplexity of counting, by order and tokens counted"),
+        ):
+            by_order = np.array(counting[key]).T
+            rows = tuple((n, *map(float, row)) for n, row in enumerate(by_order.round(4), 1))
+            made.append(Table(title, columns, rows))
     failed = tuple((rung.name, rung.error) for rung in found.rungs if rung.error)
     if failed:
         made.append(Table("Not trained", ("rung", "why"), failed))
