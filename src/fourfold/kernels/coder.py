@@ -106,8 +106,21 @@ def _take(state: np.ndarray, data: np.ndarray, begin: int, width: int, total: in
 
 
 @_inlined
-def _width(probability: float) -> int:
-    return int(probability * SCALE) + 1
+def _width(probability):  # type: ignore[no-untyped-def]
+    # a power of two: exact in float32, so that whole rows are converted at once
+    return np.int32(probability * np.float32(SCALE)) + np.int32(1)
+
+
+@_compiled
+def _widths(row, begin, end):  # type: ignore[no-untyped-def]
+    """The sum of the widths of some entries; -1 where one is no probability. Without a branch inside."""
+    total, wrong = np.int64(0), np.int64(0)
+    for entry in range(begin, end):
+        p = row[entry]
+        fine = (p >= np.float32(0)) & (p <= np.float32(1.001))
+        wrong += np.int64(not fine)
+        total += np.int64(_width(p if fine else np.float32(0)))
+    return -1 if wrong else total
 
 
 @_compiled
@@ -124,21 +137,14 @@ def put_rows(
     Returns:
         Whether all probabilities are such: from 0 to (nearly) 1, each row's sum near 1.
     """
+    entries = probabilities.shape[1]
     for row in range(len(targets)):
-        total, begin, mass = 0, 0, 0.0
         target = targets[row]
-        for entry in range(probabilities.shape[1]):
-            p = probabilities[row, entry]
-            if not 0 <= p <= 1.001:
-                return False
-            width = _width(p)
-            if entry < target:
-                begin += width
-            total += width
-            mass += p
-        if not 0.99 < mass < 1.01:
+        begin = _widths(probabilities[row], 0, target)
+        rest = _widths(probabilities[row], target, entries)
+        if begin < 0 or rest < 0 or not 0.99 < (begin + rest - entries) / SCALE < 1.01:
             return False
-        put(state, out, begin, _width(probabilities[row, target]), total)
+        put(state, out, begin, _width(probabilities[row, target]), begin + rest)
     return True
 
 
@@ -148,12 +154,9 @@ def take_rows(
 ) -> bool:
     """Read one token of each of the first rows into targets (N,): see `put_rows`."""
     for row in range(len(targets)):
-        total = 0
-        for entry in range(probabilities.shape[1]):
-            p = probabilities[row, entry]
-            if not 0 <= p <= 1.001:
-                return False
-            total += _width(p)
+        total = _widths(probabilities[row], 0, probabilities.shape[1])
+        if total < 0:
+            return False
         place, begin, entry = _found(state, total), 0, 0
         width = _width(probabilities[row, 0])
         while begin + width <= place:
