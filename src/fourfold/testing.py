@@ -10,10 +10,12 @@ A system that cannot keep one of the checks says so with its reason:
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import itertools
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -31,7 +33,9 @@ from fourfold.core.parts import Batch, Move, Objective
 from fourfold.core.registry import register
 from fourfold.core.run import Run
 from fourfold.core.system import System, verbs
+from fourfold.optimizers import hogwild
 from fourfold.optimizers.gradient import Gradient
+from fourfold.optimizers.hogwild import Hogwild
 
 ALWAYS = {"saved", "resumed", "refuses"}
 """Checks without exemption."""
@@ -124,6 +128,8 @@ def check_saved(system: type[System], folder: Path) -> None:
 def check_resumed(system: type[System], folder: Path) -> None:
     """A search stopped in the middle and resumed ends with the same losses and weights as one run through."""
     toy, source = _toy(system, log_every="1")
+    if isinstance(toy.optimizer, Hogwild):
+        return _resumed_rounds(toy, source, folder)
     if not isinstance(toy.optimizer, Gradient):
         first, second = (api.fit(toy, source, out=folder / n) for n in ("a", "b"))
         _equal(_weights(first), _weights(second), "fitted twice")
@@ -137,6 +143,10 @@ def check_resumed(system: type[System], folder: Path) -> None:
         raise AssertionError("resumed: the search was not stopped")
     except Interrupted:
         pass
+    _same_as(whole, source, folder)
+
+
+def _same_as(whole: Run, source: Any, folder: Path) -> None:
     opened = Run.open(folder / "parts")
     resumed = api.resume(folder / "parts", source=source if opened.about.get("in_memory") else None)
     _equal(_weights(whole), _weights(resumed), "resumed and run through")
@@ -152,6 +162,48 @@ def check_resumed(system: type[System], folder: Path) -> None:
     assert losses[0] == losses[1], "resumed and run through: the losses differ"
 
 
+def _resumed_rounds(toy: System, source: Any, folder: Path) -> None:
+    """The same of compiled kernels on one thread, told to stop after half of their rounds."""
+    threads = toy.optimizer.model_dump()["threads"]
+    assert threads == 1, "the toy must be fitted by one thread: with more nothing is exact"
+    module: Any = hogwild
+    rounds, signals = module.ROUND, module.Signals
+    module.ROUND = 1  # a stretch of the text in each
+    try:
+        whole = api.fit(toy, source, out=folder / "whole")
+        count = sum("rate" in line for line in whole.metrics.lines)
+        assert count >= 2, "the toy must take at least two rounds"
+        module.Signals = functools.partial(_Told, count // 2)
+        try:
+            api.fit(toy, source, out=folder / "parts")
+            raise AssertionError("resumed: the search was not stopped")
+        except Interrupted:
+            pass
+        module.Signals = signals
+        _same_as(whole, source, folder)
+    finally:
+        module.ROUND, module.Signals = rounds, signals
+
+
+class _Told:
+    """Signals of which SIGTERM comes when it is asked for the n-th time."""
+
+    def __init__(self, rounds: int) -> None:
+        self.left = rounds
+
+    def __enter__(self) -> _Told:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    @property
+    def received(self) -> int | None:
+        """The signal, once the time has come."""
+        self.left -= 1
+        return signal.SIGTERM if self.left <= 0 else None
+
+
 class _stopping_after:
     """SIGTERM's effect after so many steps, without a signal."""
 
@@ -159,8 +211,6 @@ class _stopping_after:
         self.step = step
 
     def __enter__(self) -> None:
-        import signal
-
         from fourfold.optimizers.search import Search
 
         self._search, self._before = Search, Search._between

@@ -153,6 +153,11 @@ class _Search:
                     spent = time.perf_counter() - began
                     self.seconds += spent
                     self._log((int(self.seen[:, 0].sum()) - before) / spent)
+                    if (
+                        self.evaluating.due(self.done, self.progress, self.seconds)
+                        or self.progress >= 1
+                    ):
+                        self._evaluate()
                     if signals.received is not None:
                         self._checkpoint()
                         folder = run.folder
@@ -160,11 +165,6 @@ class _Search:
                             f"fourfold fit {run.system.name} --resume {folder}" if folder else ""
                         )
                         raise Interrupted(signals.received, self.done, command)
-                    if (
-                        self.evaluating.due(self.done, self.progress, self.seconds)
-                        or self.progress >= 1
-                    ):
-                        self._evaluate()
                     if (
                         self.checkpointing.due(self.done, self.progress, self.seconds)
                         and self.progress < 1
