@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fourfold.core.types import Picture
-from fourfold.look import attribution, classification, learning, regression, selection
+from fourfold.look import attribution, classification, facts, learning, regression, selection
 from fourfold.look.calibration import reliability_diagram
 from fourfold.look.figures import short_name
 
@@ -71,6 +73,21 @@ def test_reliability_and_learning() -> None:
     drawn(learning.compared([("this", 1.0), ("a constant", 2.0)], "rmse", "60 rows"))
 
 
+def test_the_weights_that_are_kept_draw_no_line_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search over strengths logs its choice once more in the end, with the step that it had."""
+    lines = [{"step": i, "loss": 1 / i, "valid.loss": abs(i - 4.0)} for i in range(1, 8)]
+    lines.append({"step": 4, "valid.loss": 0.0})
+    figures: list[Any] = []
+    monkeypatch.setattr(learning, "picture", lambda fig, *_: figures.append(fig))
+    learning.over_training(lines, 4)
+    (curve, _) = figures[0].axes[1].lines
+    assert list(curve.get_xdata()) == list(range(1, 8))
+    svg = dict(facts.charts(lines))["loss"]
+    for points in re.findall(r'points="([^"]*)"', svg):
+        places = [float(p.split(",")[0]) for p in points.split()]
+        assert places == sorted(places)
+
+
 def test_a_search_and_folds(tmp_path: Path) -> None:
     assert list(selection.pictures(tmp_path)) == [] and list(selection.tables(tmp_path)) == []
     trials = [
@@ -96,7 +113,7 @@ def test_a_search_and_folds(tmp_path: Path) -> None:
     ]  # fmt: skip
     cross, best, nested = selection.tables(tmp_path)
     assert cross.rows == (("1", 1.0), ("2", 2.0), ("mean", 1.5), ("deviation", 0.7))
-    assert best.rows[0][:2] == (0, 1.0) and "1 stopped early" in best.caption
+    assert best.rows[0][:2] == (1, 1.0) and "1 stopped early" in best.caption
     assert nested.rows[2] == ("mean", 2.0)
 
 

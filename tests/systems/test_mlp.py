@@ -143,6 +143,8 @@ def test_several_labels(tmp_path: Path) -> None:
             "multilabel", source, out=False, target="tag_*", epochs=40, numbers="plain", **options
         )
         assert any("margin ranks" in note for note in run.notes) == bool(options)
+        said = "Objective: binary cross-entropy, one sigmoid output for each of 2 labels."
+        assert (said in run.notes) != bool(options)
         told = run.predict(source)
         names = [c for c in told.columns if c not in source.columns]
         word = "p" if not options else "score"

@@ -47,6 +47,8 @@ def oracle(run: Run, **options: Any) -> Any:
 @pytest.mark.parametrize("two", [False, True])
 def test_predictions_equal_sklearn(two: bool) -> None:
     run = fitted(iris(two))
+    layer = "one sigmoid output" if two else "softmax"
+    assert any(f"Objective: cross-entropy through {layer}" in note for note in run.notes)
     theirs = oracle(run)
     features, targets = prepared(run, "test")
     found = run.predict(run.examples().rows.frame().filter(pl.Series(run.data.parts == 2)))  # type: ignore[attr-defined]

@@ -190,11 +190,14 @@ def _numeric(lines: Sequence[Line]) -> list[str]:
 
 
 def _curve(lines: Sequence[Line], name: str, words: str, *, dots: bool = False) -> Curve:
-    rows = [
-        (line.get("step", 0), line[name])
-        for line in lines
-        if isinstance(line.get(name), (int, float))
-    ]
+    # the weights that are kept may be measured once more in the end, under their own step
+    rows = sorted(
+        {
+            line.get("step", 0): line[name]
+            for line in lines
+            if isinstance(line.get(name), (int, float))
+        }.items()
+    )
     return Curve(words, [s for s, _ in rows], [v for _, v in rows], dots=dots)
 
 

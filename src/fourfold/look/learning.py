@@ -24,7 +24,8 @@ def over_training(lines: Sequence[Mapping[str, Any]], best_step: int) -> Picture
     names = [name for line in lines for name in line if name.startswith("valid.")]
     if len(train) < 3 or not names:
         return None
-    valid = [(line["step"], line[names[0]]) for line in lines if names[0] in line]
+    # a search that tries several logs the one it keeps once more in the end, with that one's step
+    valid = sorted({line["step"]: line[names[0]] for line in lines if names[0] in line}.items())
     if len(valid) < 3:
         return None
     fig, (upper, lower) = subplots(2, 1, height=4.4, sharex=True)

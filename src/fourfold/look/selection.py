@@ -112,10 +112,15 @@ def trial_table(trials: Sequence[Mapping[str, Any]], measure: str, higher: bool)
         "Trials",
         ("trial", measure, "seconds", *names),
         tuple(
-            (t["number"], t["value"], round(t["seconds"], 1), *(t["options"].get(n) for n in names))
+            (
+                t["number"] + 1,
+                t["value"],
+                round(t["seconds"], 1),
+                *(t["options"].get(n) for n in names),
+            )
             for t in best[:SHOWN]
         ),
-        f"{'; '.join(words)}. Trial 0 has the options as they were.",
+        f"{'; '.join(words)}. Trial 1 has the options as they were.",
     )
 
 
@@ -135,13 +140,16 @@ def outer_table(values: Sequence[float], measure: str) -> Table:
 
 def history(trials: Sequence[Mapping[str, Any]], measure: str, higher: bool) -> Picture:
     """Each trial's value and the best so far."""
-    complete = [(t["number"], t["value"]) for t in trials if t["state"] == "complete"]
-    pruned = [(t["number"], t["value"]) for t in trials if t["state"] == "pruned" and t["value"]]
+    complete = [(t["number"] + 1, t["value"]) for t in trials if t["state"] == "complete"]
+    pruned = [
+        (t["number"] + 1, t["value"]) for t in trials if t["state"] == "pruned" and t["value"]
+    ]
     x, y = (np.array(part) for part in zip(*complete, strict=True))
     best = np.maximum.accumulate(y) if higher else np.minimum.accumulate(y)
     fig, axes = subplots()
     axes.plot(x, y, "o", color=COLORS[0], markersize=5, label="trials")
-    axes.step(x, best, where="post", color=COLORS[1], label="best so far")
+    ends = [*x, max(t["number"] + 1 for t in trials)], [*best, best[-1]]
+    axes.step(*ends, where="post", color=COLORS[1], label="best so far")
     axes.set_ylim(*_worth_seeing(y, higher))
     if pruned:
         axes.plot(

@@ -19,13 +19,15 @@ label right at seed 0, 99.3% of all labels (columns tag_even, tag_prime and tag_
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, cast
 
 import numpy as np
 from pydantic import Field
 
+from fourfold.core.run import Run
 from fourfold.core.system import system
-from fourfold.data.table import Tabular
+from fourfold.data.table import TableData, Tabular
+from fourfold.objectives.automatic import in_words
 from fourfold.objectives.labels import BinaryCrossEntropy, MultiLabelMargin
 from fourfold.tasks.network import NetworkPredictor, TableSearch
 
@@ -38,6 +40,12 @@ class MultiLabel(NetworkPredictor):
         BinaryCrossEntropy()
     )
     """binary-cross-entropy gives each label's probability; margin ranks the labels of a row."""
+
+    def begin(self, run: Run) -> None:
+        """See `System.begin`: which output layer the labels ask for."""
+        super().begin(run)
+        if isinstance(self.objective, BinaryCrossEntropy):
+            run.note(f"Objective: {in_words(cast(TableData, run.data).target)}.")
 
     @classmethod
     def toy(cls) -> tuple[Self, Any]:

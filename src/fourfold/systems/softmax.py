@@ -26,7 +26,7 @@ from fourfold.core.system import system
 from fourfold.core.types import Picture
 from fourfold.data.table import TableData, Tabular
 from fourfold.models.linear import PathLinear
-from fourfold.objectives.automatic import Automatic
+from fourfold.objectives.automatic import Automatic, in_words
 from fourfold.objectives.classification import CrossEntropy, Focal, Hinge
 from fourfold.objectives.supervised import Supervised
 from fourfold.optimizers.descent import Descent
@@ -73,6 +73,12 @@ class SoftmaxRegression(LinearPredictor):
             )
         dtype = getattr(torch, self.data.dtype)
         return PathLinear(len(table.columns), loss.outputs(target), dtype=dtype)
+
+    def begin(self, run: Run) -> None:
+        """See `System.begin`: which output layer the classes ask for."""
+        super().begin(run)
+        if isinstance(self.objective, CrossEntropy):
+            run.note(f"Objective: {in_words(cast(TableData, run.data).target)}.")
 
     def finish(self, run: Run) -> None:
         """See `System.finish`; and which columns a penalty has left."""

@@ -50,6 +50,13 @@ def test_a_run_over_steps_and_over_time() -> None:
     assert times[0].lines[0].x == [10, 20, 40] and times[0].x_label == "training time (s)"
 
 
+def test_the_weights_that_are_kept_draw_no_line_back() -> None:
+    rows = [{"step": s, "seconds": s, "valid.loss": abs(s - 2.0)} for s in (1, 2, 3, 4)]
+    rows.append({"step": 2, "valid.loss": 0.0})
+    (line,) = charts.of_run(history(rows), WORDS, by_time=False)[0].lines
+    assert list(line.x) == [1, 2, 3, 4] and list(line.y) == [1, 0, 1, 2]
+
+
 def test_a_long_curve_is_smoothed_over_its_raw_one() -> None:
     rows = [{"step": s, "loss": 1 + (-1) ** s} for s in range(100)]
     raw, smooth = charts.of_run(history(rows), WORDS, by_time=False)[0].lines

@@ -86,6 +86,9 @@ def _lines(
     steps, seconds, values = series.points()
     x = seconds if by_time else steps
     valid = name.startswith("valid.")
+    if valid and not by_time:  # the kept weights may be measured once more, under their own step
+        told = sorted(dict(zip(x, values, strict=True)).items())
+        x, values = [step for step, _ in told], [value for _, value in told]
     base = name.removeprefix("valid.")
     where = words("validation") if valid else words("training")
     label = where if base == group else f"{base.replace('_', ' ')}, {where}"
