@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def keep(name: str, result: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     before = json.loads(path.read_text()) if path.exists() else {}
-    command = f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip()
+    command = f"python -m benchmarks.{name} {shlex.join(sys.argv[1:])}".strip()
     sections = {
         key: {"result": value, "command": command, "machine": machine()}
         for key, value in result.items()

@@ -1,13 +1,18 @@
 """`mlp` on tables beside scikit-learn's MLP, gradient boosting and linear models: quality, time, and PHM layers.
 
     python -m benchmarks.tables            # once 5-fold, one fold of the large sets: 15 minutes on two cores
-    python -m benchmarks.tables --full     # five times 5-fold, three folds of the large sets
-    python -m benchmarks.tables housing digits --phm
+    python -m benchmarks.tables --full     # five times 5-fold, one fold at three seeds of the large sets
+    python -m benchmarks.tables housing digits --only phm
+    python -m benchmarks.tables --rows 5_000_000    # peak memory on a CSV file (benchmarks/tables_memory.py)
 
 All of a fold have the same rows to train on, to stop early or to choose settings by, and to be tested
 on. Ours has its defaults; the peers are tuned (benchmarks/tables_peers.py). Errors are root mean
 squared errors, in deviations of the target, or log losses; lower is better. Standard errors of paired
 differences are those of Nadeau and Bengio (2003), because folds share their training rows.
+
+`time` asks after how long ours has the best validation score (accuracy, R2) that scikit-learn's MLP had at
+any of its epochs, as a share of the time that MLP took to it. Both run in turn, fold by fold, in one
+process; both times include the preparation of the columns and each contender's own evaluations.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -27,8 +32,9 @@ import torch
 from sklearn import datasets
 
 import fourfold
+from benchmarks import tables_memory
 from benchmarks.side_by_side import data_file, keep
-from benchmarks.tables_peers import PEERS, Result, Rows
+from benchmarks.tables_peers import PEERS, Result, Rows, network
 from fourfold.core.console import Silent
 from fourfold.core.run import Run
 from fourfold.data.table import TableData
@@ -173,34 +179,22 @@ def reached(watch: Watch, peer: Result, run: Run) -> float:
     return math.inf
 
 
-@dataclass
-class Table:
-    """What was measured on one table: by contender, one entry a fold."""
-
-    errors: dict[str, list[float]]
-    seconds: dict[str, list[float]]
-    ratios: list[float]
-    """Time until ours had the best validation score of scikit-learn's MLP, over the time that MLP took."""
-
-    def summary(self) -> dict[str, Any]:
-        """Means and standard errors; differences to ours, paired by fold."""
-        ours = np.array(self.errors["fourfold"])
-        told: dict[str, Any] = {}
-        for name, values in self.errors.items():
-            difference = np.array(values) - ours
-            told[name] = {
-                "error": round(float(np.mean(values)), 4),
-                "seconds": round(statistics.median(self.seconds[name]), 2),
-            }
-            if name != "fourfold":
-                error = corrected(difference)
-                told[name]["worse than ours by"] = round(float(difference.mean()), 4)
-                told[name]["standard error"] = round(error, 4)
-        told["time to the MLP's best score, of its time"] = {
-            "median": round(statistics.median(self.ratios), 2),
-            "folds that reach it": f"{sum(r < math.inf for r in self.ratios)} of {len(self.ratios)}",
+def summary(
+    errors: Mapping[str, list[float]], seconds: Mapping[str, list[float]]
+) -> dict[str, Any]:
+    """Means by contender, of one entry a fold; standard errors of the differences to ours, paired by fold."""
+    ours = np.array(errors["fourfold"])
+    told: dict[str, Any] = {"folds": len(ours)}
+    for name, values in errors.items():
+        told[name] = {
+            "error": round(float(np.mean(values)), 4),
+            "seconds": round(statistics.median(seconds[name]), 2),
         }
-        return told
+        if name != "fourfold":
+            difference = np.array(values) - ours
+            told[name]["worse than ours by"] = round(float(difference.mean()), 4)
+            told[name]["standard error"] = round(corrected(difference), 4)
+    return told
 
 
 def corrected(differences: np.ndarray) -> float:
@@ -211,65 +205,90 @@ def corrected(differences: np.ndarray) -> float:
     return float(math.sqrt((1 / len(differences) + share) * differences.var(ddof=1)))
 
 
-def measure(name: str, repeats: int, folds: int) -> Table:
-    """Ours and the peers over folds; every repeat has a seed of its own."""
+def each_fold(name: str, repeats: int, folds: int) -> Iterator[Fold]:
+    """Every repeat has a seed of its own."""
     chosen = SETS[name]
     frame = chosen.load()
-    table = Table(defaultdict(list), defaultdict(list), [])
     for seed in range(repeats):
         for number in range(1, folds + 1):
-            fold = Fold(chosen, frame, number, seed)
-            result, watch, run = fold.ours()
-            results = {"fourfold": result}
-            rows = fold.rows(run)
-            for peer, fit in PEERS.items():
-                results[peer] = fit(rows, seed)
-            for contender, found in results.items():
-                table.errors[contender].append(found.test)
-                table.seconds[contender].append(found.seconds)
-            network = results["scikit-learn MLP"]
-            table.ratios.append(reached(watch, network, run) / network.best_after)
-    return table
+            yield Fold(chosen, frame, number, seed)
+
+
+def quality(name: str, repeats: int, folds: int) -> dict[str, Any]:
+    """Errors on test rows and seconds of whole fits: ours and the peers."""
+    errors, seconds = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
+    for fold in each_fold(name, repeats, folds):
+        result, _, run = fold.ours()
+        rows = fold.rows(run)
+        results = {"fourfold": result, **{p: fit(rows, fold.seed) for p, fit in PEERS.items()}}
+        for contender, found in results.items():
+            errors[contender].append(found.test)
+            seconds[contender].append(found.seconds)
+    return summary(errors, seconds)
+
+
+def race(name: str, repeats: int, folds: int) -> dict[str, Any]:
+    """Time until ours has the best validation score of scikit-learn's MLP, over the time that MLP takes to it."""
+    ratios, ours, theirs = [], [], []
+    for fold in each_fold(name, repeats, folds):
+        if not ratios:
+            fold.ours(epochs=1)  # what is loaded once in a process is no part of a fit
+        _, watch, run = fold.ours()
+        peer = network(fold.rows(run), fold.seed)
+        ours.append(reached(watch, peer, run))
+        theirs.append(peer.best_after)
+        ratios.append(ours[-1] / theirs[-1])
+    there = [seconds for seconds in ours if seconds < math.inf]
+    return {
+        "of its time": round(statistics.median(ratios), 2),
+        "reached in": f"{len(there)} of {len(ours)} folds",
+        "seconds": round(statistics.median(ours), 3),
+        "its seconds": round(statistics.median(theirs), 3),
+    }
 
 
 def phm(name: str, repeats: int, folds: int) -> dict[str, Any]:
     """PHM layers: error, parameters and seconds by n."""
-    chosen = SETS[name]
-    frame = chosen.load()
-    found: dict[str, Any] = {}
-    for n in PHM:
-        results = []
-        for seed in range(repeats):
-            for number in range(1, folds + 1):
-                result, _, run = Fold(chosen, frame, number, seed).ours(phm=n)
-                parameters = sum(p.numel() for p in run.model.parameters())
-                results.append((result.test, parameters, result.seconds))
+    found: dict[str, list[tuple[float, int, float]]] = {f"n = {n}": [] for n in PHM}
+    for fold in each_fold(name, repeats, folds):
+        for n, results in zip(PHM, found.values(), strict=True):
+            result, _, run = fold.ours(phm=n)
+            parameters = sum(p.numel() for p in run.model.parameters())
+            results.append((result.test, parameters, result.seconds))
+    told: dict[str, Any] = {}
+    for n, results in found.items():
         errors, parameters, seconds = zip(*results, strict=True)
-        found[f"n = {n}"] = {
+        told[n] = {
             "error": round(statistics.mean(errors), 4),
             "parameters": int(statistics.median(parameters)),
             "seconds": round(statistics.median(seconds), 2),
         }
-    return found
+    return {"folds": len(results), **told}
+
+
+PARTS = {"quality": quality, "time": race, "phm": phm}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("sets", nargs="*", choices=[[], *SETS], help="of these tables only")
-    parser.add_argument("--full", action="store_true", help="five times 5-fold")
-    parser.add_argument("--phm", action="store_true", help="PHM layers only")
+    parser.add_argument("--full", action="store_true", help="five times 5-fold, three seeds")
+    parser.add_argument("--repeats", type=int, help="times that the folds are drawn anew")
+    parser.add_argument("--only", choices=PARTS, action="append", help="a part of it only")
+    parser.add_argument("--rows", type=int, help="peak memory on a CSV file of so many rows")
     given = parser.parse_args()
-    result: dict[str, Any] = {}
-    for name in given.sets or SETS:
-        large = SETS[name].large
-        repeats, folds = ((3, 1) if large else (5, 5)) if given.full else (1, 1 if large else 5)
-        if not given.phm:
-            result[name] = measure(name, repeats, folds).summary()
-            print(name, result[name], flush=True)
-        few = folds if given.full else 1
-        result[f"{name}, PHM"] = phm(name, repeats, few)
-        print(name, result[f"{name}, PHM"], flush=True)
-    keep("tables", result)
+    if given.rows:
+        memory = tables_memory.measure(given.rows)
+        print(memory)
+        keep("tables", {f"memory, CSV of {given.rows:,} rows": memory})
+        return
+    for part in given.only or PARTS:
+        for name in given.sets or SETS:
+            large = SETS[name].large
+            repeats, folds = ((3, 1) if large else (5, 5)) if given.full else (1, 1 if large else 5)
+            found = PARTS[part](name, given.repeats or repeats, folds)
+            print(f"{name}, {part}", found, flush=True)
+            keep("tables", {f"{name}, {part}": found})
 
 
 if __name__ == "__main__":

@@ -336,6 +336,7 @@ def _begin(run: Run, source: Any, valid: Any) -> None:
         if stored(source) is None:
             run.about["in_memory"] = True
     run.device  # noqa: B018  # an unknown device is an error before anything is written
+    run.system = run.system.suited(run)
     _build(run)
     if run.folder is not None:
         with _room_in(run.folder):
@@ -504,10 +505,10 @@ def plan(
         "examples": {s: run.data.size(s) for s in ("train", "valid", "test")},
         "notes": run.notes,
     }
-    if not isinstance(configured.optimizer, Gradient):
+    config = run.system.optimizer
+    if not isinstance(config, Gradient):
         result["memory"] = {"weights": 4 * parameters}
         return result
-    config = configured.optimizer
     result["memory"] = estimate(config, run.objective, run.model, run.data, run.device)
     search = Search(config, run.objective, run.model, run.data, run)
     times = []

@@ -380,13 +380,13 @@ class Network(TableEstimator):
         layers: int = 2,
         activation: str = "relu",
         norm: str = "batch",
-        dropout: float = 0.3,
-        members: int = 8,
-        lr: float = 3e-3,
-        decay: float = 0.1,
-        epochs: int = 50,
+        dropout: float = 0.1,
+        members: int | None = None,
+        lr: float | None = None,
+        decay: float | None = None,
+        epochs: int = 40,
         batch: int | None = None,
-        patience: int | None = 20,
+        patience: int | None = 15,
         validation_fraction: float = 0.1,
         random_state: Any = None,
         options: dict[str, Any] | None = None,
@@ -399,9 +399,9 @@ class Network(TableEstimator):
             activation: any of torch's by name.
             norm: batch, layer or none.
             dropout: chance of a hidden unit to be left out while learning.
-            members: networks that share their hidden layers and are averaged.
-            lr: peak learning rate.
-            decay: decoupled weight decay per unit of learning rate.
+            members: networks that share their hidden layers and are averaged; None chooses by the number of rows.
+            lr: peak learning rate; None chooses by the number of rows.
+            decay: decoupled weight decay per unit of learning rate; None chooses by the number of rows.
             epochs: passes over the training rows at most.
             batch: rows in a batch; None chooses by their number.
             patience: evaluations (50 in all) without a better one before it stops early; None never stops.

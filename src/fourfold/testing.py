@@ -268,7 +268,7 @@ def check_accumulation(system: type[System], folder: Path) -> None:
         )
         run = Run(configured, seed=0)
         api._begin(run, source, None)
-        configured.optimizer.minimize(run.objective, run.model, run.data, run)
+        run.system.optimizer.minimize(run.objective, run.model, run.data, run)
         results.append(_weights(run))
     for name in results[0]:
         close = torch.allclose(results[1][name], results[0][name], rtol=1e-3, atol=1e-5)
@@ -299,7 +299,7 @@ def check_weightless(system: type[System], folder: Path) -> None:
     objective = _Weightless()
     objective.__dict__["inner"] = run.objective
     try:
-        toy.optimizer.minimize(objective, run.model, run.data, run)
+        run.system.optimizer.minimize(objective, run.model, run.data, run)
     except UserError as error:
         assert "counts" in str(error), f"weightless: {error}"
     else:

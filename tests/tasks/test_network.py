@@ -118,7 +118,7 @@ def test_choices_by_the_rows_are_said_and_can_be_overridden() -> None:
     given = " ".join(fitted(batch=20, numbers="plain").notes)
     assert "Batches" not in given and "Numbers" not in given
     few = fitted(members=None)
-    assert "8 members are averaged, for only 160 training rows" in " ".join(few.notes)
+    assert "2 members are averaged, for only 160 training rows" in " ".join(few.notes)
     assert net(few).members is not None and net(fitted(frame(3000), members=None)).members is None
     many = fitted(frame(3000))
     assert "plain and in 16 bins each, by the 2,400 training rows" in " ".join(many.notes)

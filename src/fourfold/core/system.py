@@ -74,6 +74,10 @@ class System(Part):
     def accepts(self, other: Run) -> None:  # noqa: B027  # what does not fit is found when weights are read
         """Before anything is built on another run's weights: refuse, in a sentence, what cannot go on from it."""
 
+    def suited(self, run: Run) -> Self:
+        """The configuration that a new run keeps, once its data is there: what was left to the data is decided."""
+        return self
+
     def begin(self, run: Run) -> None:  # noqa: B027  # most have nothing to say
         """Before the search of a new run, once data and model are there: note what the user should know."""
 

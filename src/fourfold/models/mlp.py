@@ -128,7 +128,8 @@ class Heads(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, M, H) to (B, M, K)."""
         weight = perturbed(self.weight, self.noise, self.training)
-        return torch.einsum("bmh,mhk->bmk", x, weight) + self.bias.view(-1, self.outputs)
+        bias = self.bias.view(-1, 1, self.outputs)
+        return torch.baddbmm(bias, x.transpose(0, 1), weight).transpose(0, 1)
 
 
 class MLP(nn.Module):

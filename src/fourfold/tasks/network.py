@@ -40,6 +40,8 @@ from fourfold.tasks.prediction import Predictor
 
 FEW = 2_000
 """Training rows below which several members help, and bins of numbers overfit (docs/experiments.md)."""
+MEMBERS = 2
+"""Members there: more are hardly better and cost a step each."""
 BINS = ((10_000, 64), (5_000, 32), (FEW, 16))
 """Bins of a number from how many training rows on."""
 BINNED = 2_048
@@ -82,14 +84,15 @@ Share = Annotated[float, Ge(0), Lt(1)]
 class TableSearch(Gradient):
     """Gradient search as networks on tables want it."""
 
-    lr: PositiveFloat = 5e-3
-    """Peak learning rate."""
+    lr: PositiveFloat | None = None  # type: ignore[assignment]  # decided before the search
+    """Peak learning rate; None means 0.02 below 2,000 training rows and 0.005 from there on."""
     steps: PositiveInt | None = None
     """Budget in optimizer steps. One of steps, epochs and minutes is the budget."""
     epochs: PositiveFloat | None = 40
     """Budget in passes over the training split."""
-    decay: NonNegativeFloat = 0.1
-    """Decoupled weight decay per unit of learning rate; norms, biases and embeddings are left alone."""
+    decay: NonNegativeFloat | None = None  # type: ignore[assignment]
+    """Decoupled weight decay per unit of learning rate; norms, biases and embeddings are left alone. None means
+    0.5 below 2,000 training rows and 0.1 from there on."""
     precision: Precision = "float32"
     """Format of matrix products; auto takes bfloat16 where model and hardware gain from it."""
     evaluate_every: Every = "2%"
@@ -98,6 +101,13 @@ class TableSearch(Gradient):
     """Decay of an exponential moving average of the weights, which is then what is kept; None means none."""
     patience: PositiveInt | None = 15
     """Stop early after this many evaluations without a better one."""
+
+    def suited(self, rows: int) -> Self:
+        """With a learning rate and a weight decay for so many training rows, where none is given."""
+        few = rows < FEW
+        lr = self.lr or (2e-2 if few else 5e-3)
+        decay = (0.5 if few else 0.1) if self.decay is None else self.decay
+        return self.model_copy(update={"lr": lr, "decay": decay})
 
 
 class NetworkPredictor(Predictor):
@@ -114,7 +124,7 @@ class NetworkPredictor(Predictor):
     """Any of torch's activations, as relu, gelu, silu, tanh or leaky_relu; none leaves a linear model."""
     norm: Norm = "batch"
     """What is normalized between a layer and its activation: each unit over the batch, or each row over its units."""
-    dropout: Share = 0.2
+    dropout: Share = 0.1
     """Chance of a hidden unit to be left out while learning."""
     input_noise: NonNegativeFloat = 0.0
     """Standard deviation of Gaussian noise on the prepared columns while learning."""
@@ -129,7 +139,7 @@ class NetworkPredictor(Predictor):
     optimizer: TableSearch = TableSearch()
     members: PositiveInt | None = None
     """Networks that share their hidden layers and are averaged; each has its own scale of inputs and outputs. None
-    means 8 below 2,000 training rows and 1 from there on."""
+    means 2 below 2,000 training rows and 1 from there on."""
     numbers: Numbers = PiecewiseNumbers()
     """What the network sees of numbers: plain, piecewise (piecewise-linear bins beside them) or periodic."""
     code_width: PositiveInt = 16
@@ -203,7 +213,7 @@ class NetworkPredictor(Predictor):
     def _members(self, data: TableData) -> int:
         if self.members is not None:
             return self.members
-        return 8 if data.target.rows < FEW else 1
+        return MEMBERS if data.target.rows < FEW else 1
 
     def _columns(self, data: TableData) -> Columns:
         kinds = [column.kind for column in data.columns]
@@ -225,6 +235,17 @@ class NetworkPredictor(Predictor):
             code_width=self.code_width,
             noise=self.input_noise,
         )
+
+    def suited(self, run: Run) -> Self:
+        """See `System.suited`: the learning rate and the weight decay by the number of training rows."""
+        rows = cast(TableData, run.data).target.rows
+        chosen = self.optimizer.suited(rows)
+        if chosen != self.optimizer:
+            run.note(
+                f"Learning rate {chosen.lr:g}, weight decay {chosen.decay:g}, by the {rows:,} training rows "
+                "(--lr, --decay)."
+            )
+        return self.model_copy(update={"optimizer": chosen})
 
     # --- what is said ---------------------------------------------------------------------------------
 
