@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from fourfold.core.run import Run
 
 NOT_VERBS = {
-    "preview", "pictures", "tables", "begin", "advance", "finish", "reader", "word_vectors", "vector_of",
+    "preview", "pictures", "tables", "suited", "begin", "advance", "finish", "reader", "word_vectors",
+    "vector_of",
 }  # fmt: skip
 """Methods that take a run but are asked by the fit, its loop, the report and other verbs, not by users."""
 
