@@ -380,7 +380,7 @@ class Network(TableEstimator):
         layers: int = 2,
         activation: str = "relu",
         norm: str = "batch",
-        dropout: float = 0.1,
+        dropout: float = 0.2,
         members: int | None = None,
         lr: float | None = None,
         decay: float | None = None,

@@ -124,7 +124,7 @@ class NetworkPredictor(Predictor):
     """Any of torch's activations, as relu, gelu, silu, tanh or leaky_relu; none leaves a linear model."""
     norm: Norm = "batch"
     """What is normalized between a layer and its activation: each unit over the batch, or each row over its units."""
-    dropout: Share = 0.1
+    dropout: Share = 0.2
     """Chance of a hidden unit to be left out while learning."""
     input_noise: NonNegativeFloat = 0.0
     """Standard deviation of Gaussian noise on the prepared columns while learning."""
