@@ -136,6 +136,22 @@ def test_a_stopped_cross_validation_goes_on_with_the_same_options_only(
         cross_validate(StoppingNet, table, out=tmp_path / "run", **options)
 
 
+def test_folds_that_are_done_are_kept_where_options_followed_from_their_rows(
+    table: str, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"target": "y", "folds": 2, "epochs": 1}
+    found = cross_validate("mlp", table, out=tmp_path / "run", **options)
+    assert found.run.system.optimizer.lr == 0.02  # type: ignore[attr-defined]
+    weights = tmp_path / "run/folds/1/weights.safetensors"
+    first = weights.stat().st_mtime_ns
+    (tmp_path / "run/system.toml").unlink()  # as of a process that ended before
+    cross_validate("mlp", table, out=tmp_path / "run", **options)
+    assert weights.stat().st_mtime_ns == first
+    (tmp_path / "run/system.toml").unlink()
+    with pytest.raises(UserError, match=r"other options \(optimizer.lr 0.02, now 0.01\)"):
+        cross_validate("mlp", table, out=tmp_path / "run", **options, lr=0.01)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -216,8 +216,9 @@ def _fitted(
             console=console,
         )  # fmt: skip
     run = Run.open(place, device=device)
-    if run.system != configured or run.seed != seed or run.sources != stored(source):
-        what = next(_changed(run.system, configured), "seed or data")
+    wanted = configured.suited(run)  # as the run decided what was left to its rows
+    if run.system != wanted or run.seed != seed or run.sources != stored(source):
+        what = next(_changed(run.system, wanted), "seed or data")
         raise UserError(
             f"{place}: was fitted with other options ({what}); another --out begins anew"
         )

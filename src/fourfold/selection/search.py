@@ -320,7 +320,7 @@ def _refit(plan: Plan, best: dict[str, Any], console: Console, command: str | No
     configured, place = api.configure(plan.configured, best), plan.place
     if place is not None and (place / "system.toml").exists():
         run = Run.open(place, device=plan.device)
-        if run.system == configured and run.about.get("finished"):
+        if run.system == configured.suited(run) and run.about.get("finished"):
             from fourfold.look.report import of, write
 
             write(place / "report.html", of(run))
