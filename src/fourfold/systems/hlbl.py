@@ -9,7 +9,7 @@ Result: perplexity 184.8 on the validation twentieth of the Brown corpus after 3
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -40,12 +40,19 @@ LEVELS = 4
 class HierarchicalLogBilinear(ContextModel):
     """The next word found by decisions in a tree of words, each from the predicted vector: fast for many words."""
 
+    search_space: ClassVar[dict[str, str]] = {
+        "optimizer.lr": "5e-4..1e-2:log",
+        "width": "64..512:log",
+        "dropout": "0.1..0.6",
+        "data.context": "2..8",
+    }
+
     data: Text = Text(unit="word", min_count=2, window=64, context=5, batch=32)
     width: PositiveInt = 200
     """Features of a word's vector."""
     diagonal: bool = False
     """Whether a place of the context weighs each feature by itself, instead of by a matrix."""
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.3
     """Share of the features of context and prediction left out while learning."""
     tree: Literal["learned", "huffman", "random"] = "learned"
     """learned: begins as a random balanced tree and is made anew, once, by clustering the words by what predicts

@@ -9,7 +9,7 @@ Result: perplexity 168.5 on the validation twentieth of the Brown corpus after 3
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, Lt
 from pydantic import Field, PositiveInt
@@ -30,14 +30,22 @@ from fourfold.tasks.vocabulary import output_layer
 class LogBilinearModel(ContextModel):
     """The next word's vector predicted linearly from the vectors of the few before it."""
 
+    search_space: ClassVar[dict[str, str]] = {
+        "optimizer.lr": "5e-4..1e-2:log",
+        "width": "64..512:log",
+        "dropout": "0.1..0.6",
+        "data.context": "2..8",
+    }
+
     data: Text = Text(unit="word", min_count=2, window=64, context=5, batch=32)
     width: PositiveInt = 200
     """Features of a word's vector."""
     diagonal: bool = False
     """Whether a place of the context weighs each feature by itself, instead of by a matrix."""
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.2
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.4
     """Share of the features of context and prediction left out while learning."""
-    objective: Annotated[Softmax | Sampled | Contrast, Field(discriminator="kind")] = Softmax()
+    objective: Annotated[Softmax | Sampled | Contrast, Field(discriminator="kind")] = Sampled()
+    """How learning looks at the vocabulary; measures are exact whichever it is."""
     optimizer: Gradient = Gradient(
         lr=2e-3, minutes=3, schedule="wsd", warmup=50, decay_from=0.4, final=0.02
     )

@@ -9,7 +9,7 @@ Result: perplexity 181.4 on the validation twentieth of the Brown corpus after 3
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, Lt
 from pydantic import PositiveInt
@@ -18,7 +18,7 @@ from fourfold.core.parts import Data
 from fourfold.core.system import system
 from fourfold.data.text import Text
 from fourfold.models.nnlm import NeuralLanguageModel
-from fourfold.objectives.vocabulary import Softmax, VocabularyObjective
+from fourfold.objectives.vocabulary import Sampled, VocabularyObjective
 from fourfold.optimizers.gradient import Gradient
 from fourfold.tasks.contexts import ContextModel
 from fourfold.tasks.language import text_data
@@ -29,6 +29,14 @@ from fourfold.tasks.vocabulary import output_layer
 class NeuralProbabilistic(ContextModel):
     """The next word from the vectors of the few before it, through a layer of hidden units."""
 
+    search_space: ClassVar[dict[str, str]] = {
+        "optimizer.lr": "5e-4..1e-2:log",
+        "width": "64..256:log",
+        "hidden": "64..512:log",
+        "dropout": "0.1..0.6",
+        "data.context": "2..8",
+    }
+
     data: Text = Text(unit="word", min_count=2, window=64, context=5, batch=32)
     width: PositiveInt = 128
     """Features of a word's vector as context."""
@@ -36,9 +44,11 @@ class NeuralProbabilistic(ContextModel):
     """Hidden units, and features of a word's vector as what is predicted."""
     direct: bool = False
     """Whether the context's vectors also lead directly to the output."""
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.2
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.4
     """Share of vectors' and hidden units' features left out while learning."""
-    objective: VocabularyObjective = Softmax()
+    objective: VocabularyObjective = Sampled()
+    """How learning looks at the vocabulary. sampled is as good as softmax and several times as fast; measures are exact
+    whichever it is."""
     optimizer: Gradient = Gradient(
         lr=2e-3, minutes=3, schedule="wsd", warmup=50, decay_from=0.4, final=0.02
     )
