@@ -1,6 +1,6 @@
 """Every system of word vectors on one small text: what its vectors know, and gensim's FastText beside the n-grams.
 
-    python -m benchmarks.word_vectors            # FOURFOLD_DATA holds text8-prefix and word-tests
+    python -m benchmarks.word_vectors [NAME ...]  # FOURFOLD_DATA holds text8-prefix and word-tests
 
 The first 1.17 million words of text8, width 100, window 5, five epochs, one thread, seeds 0, 1 and 2. Known:
 279 of WordSim-353's pairs, 6,571 of the 19,544 analogies.

@@ -199,7 +199,7 @@ def _from_text(
             if extra and (words is not None or all(map(_is_number, extra))):
                 raise _malformed(path, line, record, width, words)
             try:
-                found = np.array(parts[-width:], np.bytes_).astype(np.float32)
+                found = np.array(list(map(float, parts[-width:])), np.float32)
             except ValueError:
                 found = np.empty(0, np.float32)
             if len(parts) <= width or len(found) != width:
