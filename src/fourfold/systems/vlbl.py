@@ -23,7 +23,8 @@ from fourfold.data.sentences import Sentences
 from fourfold.models.word_vectors import WordVectors
 from fourfold.objectives.words import WordPrediction
 from fourfold.optimizers.hogwild import Hogwild
-from fourfold.tasks.word_vectors import LearnsVectors, contrast_only, small_language, vectors_for
+from fourfold.tasks.vector_building import contrast_only, small_language, vectors_for
+from fourfold.tasks.word_vectors import LearnsVectors
 
 
 @system("vlbl", reads="text")

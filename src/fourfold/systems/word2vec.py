@@ -32,8 +32,9 @@ from fourfold.models.subword_vectors import SubwordVectors
 from fourfold.models.word_vectors import WordVectors
 from fourfold.objectives.words import WordPrediction
 from fourfold.optimizers.hogwild import Hogwild
+from fourfold.tasks.vector_building import small_language, vectors_for
 from fourfold.tasks.vectors import Which
-from fourfold.tasks.word_vectors import LearnsVectors, small_language, vectors_for
+from fourfold.tasks.word_vectors import LearnsVectors
 
 
 @system("word2vec", reads="text")

@@ -5,28 +5,32 @@ Shapes: V words, D features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from pydantic import PositiveInt
 
 from fourfold.core.errors import UserError
 from fourfold.core.evaluation import evaluate as evaluate_objective
-from fourfold.core.parts import Data
 from fourfold.core.run import Run
 from fourfold.core.types import Explanation, Picture, Score, Source, Table
 from fourfold.data.sentences import SentencesData
 from fourfold.data.word_tests import Analogies, Kind, word_tests
-from fourfold.kernels.subwords import grams
 from fourfold.look.language import zipf
-from fourfold.look.projection import projection_map
 from fourfold.look.word_vectors import parallelogram, thinning
-from fourfold.models.subword_vectors import SubwordVectors
 from fourfold.models.word_vectors import WordVectors
 from fourfold.objectives.words import WordPrediction
 from fourfold.tasks.neighbours import Space
+from fourfold.tasks.vector_words import (
+    analogy_words,
+    counted,
+    frequent_map,
+    norms,
+    over_time,
+    pair_words,
+    text_table,
+)
 from fourfold.tasks.vectors import HasVectors, Method, Which, space_of, unit_of
 from fourfold.tasks.word_tests import (
     analogy_score,
@@ -42,8 +46,6 @@ PLACES = (0.01, 0.02, 0.04, 0.5, 0.7, 0.9)
 """Words that a preview follows: their places in the vocabulary as shares of it, three frequent and three rare."""
 SHOWN = 4
 """Neighbours of each in a preview."""
-MAPPED = 250
-"""Words on the report's map."""
 SHORT = 100
 """Words of a text below which a single sentence is said to be too little."""
 
@@ -219,15 +221,15 @@ class LearnsVectors(HasVectors):
         if not words:
             return Explanation(
                 name,
-                (_norms(*self.word_vectors(run, vectors)),),
+                (norms(*self.word_vectors(run, vectors)),),
                 (),
-                (_map(run, space, projection, seed),),
+                (frequent_map(run, space, projection, seed),),
             )
         given = np.stack([unit_of(run, w, vectors) for w in words])
         hidden = [[space.numbers[w]] if w in space.numbers else [] for w in words]
         rows, cosines = space.nearest(given, top, hidden)
-        sentences = _analogy_words(space, words, given) if len(words) == 4 else []
-        sentences += _pair_words(words, given)
+        sentences = analogy_words(space, words, given) if len(words) == 4 else []
+        sentences += pair_words(words, given)
         table = Table(
             "Neighbourhood", ("word", *map(str, range(1, rows.shape[1] + 1))),
             tuple(
@@ -255,7 +257,7 @@ class LearnsVectors(HasVectors):
         data, _ = parts(run)
         space = Space(*self.word_vectors(run))
         if len(space) >= 3:
-            yield _map(run, space, "tsne" if len(space) > 30 else "pca", run.seed)
+            yield frequent_map(run, space, "tsne" if len(space) > 30 else "pca", run.seed)
         counts = data.vocabulary.counts
         if counts.sum():
             yield zipf(counts, data.vocabulary.words)
@@ -265,8 +267,8 @@ class LearnsVectors(HasVectors):
     def tables(self, run: Run) -> Iterator[Table]:
         """The text, what a step touches, neighbours over time, and the tests that were asked for."""
         data, model = parts(run)
-        yield _text_table(run, data, model)
-        if (table := _over_time(run)) is not None:
+        yield text_table(run, data, model)
+        if (table := over_time(run)) is not None:
             yield table
         if self.questions is not None:
             space = Space(*self.word_vectors(run))
@@ -283,192 +285,9 @@ class LearnsVectors(HasVectors):
                     )
 
 
-def contrast_only(objective: WordPrediction, algorithm: str) -> None:
-    """Refuse another loss than the one that defines vLBL and ivLBL.
-
-    Raises:
-        ValueError: it is another.
-    """
-    if objective.loss != "contrast":
-        raise ValueError(
-            f"loss: this model is trained by contrast, got {objective.loss}; "
-            f"that is fourfold fit word2vec --algorithm {algorithm} --loss {objective.loss}"
-        )
-
-
-def vectors_for(
-    data: Data, width: int, objective: WordPrediction, algorithm: Literal["skip-gram", "cbow"],
-    mean: bool = True, ngrams: tuple[int, int, int] | None = None,
-) -> WordVectors:  # fmt: skip
-    """Two matrices for a vocabulary; biases, where there are any, begin at the logarithm of each word's share.
-
-    So the model begins as the words' own distribution, which noise-contrastive estimation, whose scores are
-    those of a model that need not be normalized, would else have to learn first.
-
-    Args:
-        data: whose vocabulary it is.
-        width: numbers of a vector.
-        objective: says which output rows there are.
-        algorithm, mean: as for `WordVectors`.
-        ngrams: characters of n-grams at least and at most, and how many buckets they share; None for words alone.
-    """
-    if not isinstance(data, SentencesData):
-        raise TypeError(f"expected SentencesData, got {type(data).__name__}")
-    words = len(data.vocabulary)
-    outputs, bias = objective.rows(words), objective.biased
-    if ngrams is None:
-        model = WordVectors(
-            words, width, outputs=outputs, bias=bias, algorithm=algorithm, mean=mean
-        )
-    else:
-        rows = grams(data.vocabulary.words, *ngrams)
-        model = SubwordVectors(
-            words, width, torch.from_numpy(rows.begins), torch.from_numpy(rows.rows), ngrams[2],
-            outputs=outputs, bias=bias, algorithm=algorithm, mean=mean,
-        )  # fmt: skip
-    if objective.biased:
-        shares = np.maximum(data.vocabulary.counts, 1) / max(1, data.vocabulary.counts.sum())
-        with torch.no_grad():
-            model.outputs[:, model.bias] = torch.from_numpy(np.log(shares).astype(np.float32))
-    return model
-
-
 def parts(run: Run) -> tuple[SentencesData, WordVectors]:
     """The run's data and model by their types."""
     data, model = run.data, run.model
     if not isinstance(data, SentencesData) or not isinstance(model, WordVectors):
         raise TypeError(f"expected SentencesData and WordVectors, got {data!r} and {model!r}")
     return data, model
-
-
-def counted(data: SentencesData) -> float:
-    """The share of words that sub-sampling leaves."""
-    counts = data.vocabulary.counts
-    return float((counts * data.keep()).sum() / max(1, counts.sum()))
-
-
-def touched(objective: WordPrediction, counts: np.ndarray) -> tuple[float, int]:
-    """Output rows that a prediction steps, on average over the text, and how many there are."""
-    rows = objective.rows(len(counts))
-    if objective.loss == "softmax":
-        return float(rows), rows
-    if objective.loss == "hierarchical":
-        begins, _, _ = objective.tree
-        weights = counts if counts.sum() else np.ones(len(counts))
-        return float((np.diff(begins) * weights).sum() / weights.sum()), rows
-    return float(min(rows, objective.negatives + 1)), rows
-
-
-def _text_table(run: Run, data: SentencesData, model: WordVectors) -> Table:
-    about = data.summary()
-    rows: list[tuple[Any, ...]] = []
-    if "words" in about:
-        rows += [
-            ("words of the text", f"{about['words']:,}"),
-            ("sentences", f"{about['sentences']['train']:,}"),
-            ("different words", f"{about['different words']:,}"),
-        ]
-    rows.append(("vocabulary", f"{len(data.vocabulary):,}"))
-    if "left out" in about:
-        rows.append(
-            (
-                "occurrences of other words, left out",
-                f"{about['left out']:,} ({about['left out'] / max(1, about['words']):.2%})",
-            )
-        )
-        rows.append(("phrases joined", f"{about['phrases']:,}"))
-    rows.append(("removed by sub-sampling", f"{1 - counted(data):.1%} of the rest"))
-    objective = run.objective
-    assert isinstance(objective, WordPrediction)  # noqa: S101
-    some, whole = touched(objective, data.vocabulary.counts)
-    rows.append(
-        ("output rows that a step touches", f"{some:.3g} of {whole:,} ({some / whole:.3%})")
-    )
-    rows.append(("numbers of a word's vector", f"{model.width:,}"))
-    return Table("The text and what is learned from it", ("", ""), tuple(rows))
-
-
-def _over_time(run: Run) -> Table | None:
-    """The previews that were logged, a column each."""
-    seen = [line for line in run.metrics.lines if isinstance(line.get("sample"), str)]
-    progress = {line["step"]: line["progress"] for line in run.metrics.lines if "progress" in line}
-    if len(seen) < 2:
-        return None
-    chosen = [seen[i] for i in np.unique(np.linspace(0, len(seen) - 1, 5).round().astype(int))]
-    columns = [
-        dict(entry.split(": ", 1) for entry in s["sample"].split(" · ") if ": " in entry)
-        for s in chosen
-    ]
-    heads = [
-        f"{progress[s['step']]:.0%}" if s["step"] in progress else f"step {s['step']:,}"
-        for s in chosen
-    ]
-    rows = tuple((word, *(c.get(word, "") for c in columns)) for word in columns[-1])
-    return Table(
-        "Nearest words while learning", ("word", *heads), rows,
-        "Three frequent words, then three rare ones; columns are shares of the training.",
-    )  # fmt: skip
-
-
-def _map(run: Run, space: Space, projection: Literal["pca", "tsne"], seed: int) -> Picture:
-    """The most frequent words, without the first ones, which are mostly particles."""
-    first = min(50, len(space) // 10)
-    some = slice(first, first + MAPPED)
-    return projection_map(
-        space.unit[some], space.words[some], f"{len(space.words[some])} frequent words",
-        method=projection, seed=seed,
-    )  # fmt: skip
-
-
-def _norms(words: list[str], vectors: np.ndarray) -> str:
-    lengths = np.linalg.norm(vectors, axis=1)
-    longest = ", ".join(words[i] for i in np.argsort(-lengths)[:5])
-    return (
-        f"{len(words):,} vectors of {vectors.shape[1]} numbers; their lengths have median {np.median(lengths):.3g}, "
-        f"the longest are of {longest}."
-    )
-
-
-def _analogy_words(space: Space, words: Sequence[str], given: np.ndarray) -> list[str]:
-    """Whether the fourth word is the answer, and how alike the two arrows are."""
-    a, b, c, d = words
-    question = given[1] - given[0] + given[2]
-    question = question / (np.linalg.norm(question) or 1.0)
-    hidden = [space.numbers[w] for w in (a, b, c) if w in space.numbers]
-    rows, cosines = space.nearest(question, 5, [hidden])
-    said = ", ".join(
-        f"{space.words[r]} {s:.2f}"
-        for r, s in zip(rows[0].tolist(), cosines[0].tolist(), strict=True)
-    )
-    sentences = [f"{b} - {a} + {c}: {said}."]
-    if d in space.numbers:
-        products = space.unit @ question.astype(np.float32)
-        products[hidden] = -np.inf
-        rank = int((products > products[space.numbers[d]]).sum()) + 1
-        sentences.append(f"{d} is at place {rank:,} of {len(space) - len(set(hidden)):,}.")
-    arrows = given[1] - given[0], given[3] - given[2]
-    lengths = [float(np.linalg.norm(v)) for v in arrows]
-    alike = float(arrows[0] @ arrows[1]) / ((lengths[0] * lengths[1]) or 1.0)
-    sentences.append(
-        f"The arrows {a} to {b} and {c} to {d} have lengths {lengths[0]:.2f} and {lengths[1]:.2f} and cosine {alike:.2f} "
-        "(1 would be parallel)."
-    )
-    return sentences
-
-
-def _pair_words(words: Sequence[str], given: np.ndarray) -> list[str]:
-    if len(words) < 2:
-        return []
-    pairs = [
-        f"{words[i]} {words[j]} {float(given[i] @ given[j]):.2f}"
-        for i in range(len(words)) for j in range(i + 1, len(words))
-    ]  # fmt: skip
-    return [f"Cosines: {', '.join(pairs[:15])}{', ...' if len(pairs) > 15 else ''}."]
-
-
-def small_language() -> dict[str, list[str]]:
-    """A text of two topics whose words never meet, for toys."""
-    random = np.random.default_rng(0)
-    topics = [[f"{letter}{i}" for i in range(12)] for letter in "ab"]
-    lines = [" ".join(random.choice(topics[random.integers(2)], 10)) for _ in range(120)]
-    return {"text": [".\n".join(lines)]}
