@@ -350,7 +350,14 @@ def _begin(run: Run, source: Any, valid: Any) -> None:
 
 def _build(run: Run) -> None:
     seed_generators(run.seed, run.device)
-    model = run.system.build(run.data).to(run.device)
+    try:
+        model = run.system.build(run.data).to(run.device)
+    except RuntimeError as error:  # torch has no class of its own for it on a CPU
+        if not any(words in str(error) for words in ("allocate memory", "out of memory")):
+            raise
+        raise UserError(
+            f"{run.system.name}: the model's weights alone take more memory than there is; make it smaller"
+        ) from error
     origin = run.about.get("from")
     if origin and not (run.folder and latest_checkpoint(run.folder / "checkpoints")):
         try:

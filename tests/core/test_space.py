@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fourfold import api
 from fourfold.core.errors import UserError
+from fourfold.core.registry import load_system
 from fourfold.core.space import Dimension, dimensions, space_of
 from helpers import RowSystem
 from tables import Net
@@ -60,6 +62,19 @@ def test_other_words_are_refused(words: str, said: str) -> None:
     with pytest.raises(UserError) as error:
         dimensions(Net, words)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["linear", "softmax", "mlp", "multilabel"])
+def test_systems_of_tables_have_a_space_that_their_options_allow(name: str) -> None:
+    system = load_system(name)
+    space = space_of(system)
+    for dimension_ in space.values():
+        value = dimension_.choices[0] if dimension_.choices else dimension_.low
+        api.configure(system, {dimension_.name: int(value) if dimension_.whole else value})
+    if name in ("linear", "softmax"):  # by gradient there is no ridge
+        with pytest.raises(UserError, match="nothing left to search"):
+            space_of(system, fixed={"optimizer": "gradient"})
+        assert space_of(system, "lr=1e-3..1", fixed={"optimizer": "gradient"})
 
 
 def test_nothing_to_search_is_said() -> None:

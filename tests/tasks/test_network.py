@@ -210,6 +210,8 @@ def test_an_unknown_freeze_pattern_is_refused() -> None:
         ({"dropout": 1.0}, "dropout"),
         ({"class_weights": "balanced"}, "is a number"),
         ({"objective": "cross-entropy"}, "cross-entropy is for"),
+        ({"split": (0.8, 0.2)}, "--data.split: expected 3 values, got "),
+        ({"width": 1 << 40}, "the model's weights alone take more memory than there is"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], said: str) -> None:

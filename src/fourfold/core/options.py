@@ -380,12 +380,19 @@ def _sentence(part: type[Part], error: ValidationError, where: str) -> str:
             return f"{prefix}{flag} goes with {'.'.join(names[:-1])} {' and '.join(kinds)} only"
         return f"{prefix}unknown option {'.'.join(names)}{nearest(names[-1], known_names)}"
     message = first["msg"][0].lower() + first["msg"][1:]
+    if first["type"] == "missing" and isinstance(first["loc"][-1], int):
+        message = f"{1 + max(_places(error, first['loc'][:-1]))} values"
     message = message.removeprefix("value error, ").removeprefix("input should be ")
     if not names:
         return f"{prefix}{message}"
     if first["type"] == "value_error":
         return f"{prefix}{flag}: {message}"
     return f"{prefix}{flag}: expected {message}, got {first['input']!r}"
+
+
+def _places(error: ValidationError, loc: tuple[Any, ...]) -> list[int]:
+    """Places of a tuple that have no value."""
+    return [e["loc"][-1] for e in error.errors() if e["loc"][:-1] == loc and e["type"] == "missing"]  # type: ignore[misc]
 
 
 def complete(part: type[Part], tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,9 @@ def space_of(
         made = dimension(system, name, words)
         found[made.name] = made
     for name in fixed or {}:
-        found.pop(".".join(resolve(system, name)), None)
+        full = ".".join(resolve(system, name))
+        # of a part that is chosen, as --optimizer gradient, another kind need not have the options
+        found = {n: d for n, d in found.items() if n != full and not n.startswith(f"{full}.")}
     found |= dimensions(system, text)
     if not found:
         raise UserError(

@@ -45,6 +45,7 @@ class LinearRegression(LinearPredictor):
     """Deviation s of Gaussian noise on the prepared columns while learning by gradient; over n rows it acts as a
     ridge of n s^2 (Bishop 1995)."""
 
+    search_space: ClassVar[dict[str, str]] = {"optimizer.ridge": "1e-3..1e4:log"}
     table_caption: ClassVar[str] = (
         "In the original units of column and target; one-hot columns count from the intercept."
     )

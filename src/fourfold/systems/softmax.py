@@ -52,6 +52,7 @@ class SoftmaxRegression(LinearPredictor):
     """newton: the exact optimum with an L2 penalty; proximal: with an L1 (or elastic) penalty, which selects
     columns; gradient: stochastic gradient descent."""
 
+    search_space: ClassVar[dict[str, str]] = {"optimizer.ridge": "1e-3..1e3:log"}
     table_caption: ClassVar[str] = (
         "In the original units of the columns, with the factors by which the odds change for a unit and for a "
         "standard deviation; one-hot columns count from the intercept."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self, cast
+from typing import Annotated, ClassVar, Literal, Self, cast
 
 import torch
 from annotated_types import Ge, Gt, Lt
@@ -150,6 +150,14 @@ class NetworkPredictor(Predictor):
     """Name patterns of parameters that are one parameter, as "blocks.[12].linear.weight"."""
 
     exclusive = (("widths", "layers"), ("widths", "width"))
+    search_space: ClassVar[dict[str, str]] = {
+        "optimizer.lr": "5e-4..2e-2:log",
+        "width": "32..512:log",
+        "layers": "1..4",
+        "dropout": "0..0.5",
+        "optimizer.decay": "1e-3..1:log",
+        "norm": "none,batch,layer",
+    }
 
     @field_validator("activation")
     @classmethod
