@@ -142,6 +142,7 @@ def test_resumed_equals_run_through_in_the_middle_of_an_epoch(
 
     toy, source = LSTM.toy()
     options = {"objective": objective, "optimizer.steps": 9, "optimizer.accumulate": 2}
+    options |= {"optimizer.precision": "bfloat16"}  # states are carried in it too
     system = api.configure(toy, {**options, "optimizer.evaluate_every": "2", "data.batch": 8})
     whole = api.fit(system, source, out=tmp_path / "whole")
     with _stopping_after(5), pytest.raises(Interrupted):

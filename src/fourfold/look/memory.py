@@ -53,7 +53,7 @@ def gradient_picture(curves: Mapping[str, np.ndarray], window: int) -> Picture:
         ylabel="gradient, relative to distance 0",
         xlim=(0, longest),
     )
-    axes.legend(loc="upper right", bbox_to_anchor=(1, 0.93))
+    axes.legend(loc="best")
     caption = (
         "Norm of the gradient of the last layer's state, along random directions, by the word vector read so many "
         "tokens before; means of its logarithm over held-out places. Where a curve falls, what is that far back can no longer be learned; beyond the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from fourfold.core.errors import UserError
 from fourfold.core.evaluation import held_out
 from fourfold.core.parts import Data
 from fourfold.core.run import Run
-from fourfold.core.types import Document, Explanation, Source
+from fourfold.core.types import Document, Explanation, Picture, Source
 from fourfold.data.text import Text
 from fourfold.data.vocabulary import Vocabulary
 from fourfold.look.memory import gradient_picture, gradient_table, reach
@@ -128,6 +129,13 @@ class RecurrentLanguageModel(LanguageModel, EmbedsWords):
         pictures = (*found.pictures, gradient_picture(curves, text_data(run.data).window))
         sentences = (*found.sentences, _reach_words(next(iter(curves.values()))))
         return Explanation(found.title, sentences, tables, pictures)
+
+    def pictures(self, run: Run) -> Iterator[Picture]:
+        """What every language model shows, and how far back gradients reach."""
+        yield from super().pictures(run)
+        curves = self._curves(run, None, 0)
+        if curves is not None:
+            yield gradient_picture(curves, text_data(run.data).window)
 
     def _curves(self, run: Run, source: Any, seed: int) -> dict[str, np.ndarray] | None:
         """Gradients by distance, of the run first; None where the text has no two tokens."""
