@@ -76,7 +76,8 @@ def passage(pieces: Sequence[str], bits: Sequence[float], columns: int = COLUMNS
     cells, lines = _laid_out(pieces, bits, columns)
     top = max(8.0, *bits)
     shades = ScalarMappable(Normalize(0, top), "YlOrRd")
-    colors = [to_hex(tuple(shades.to_rgba(np.array(c.bits)).tolist())) for c in cells]
+    rgba = shades.to_rgba(np.array([cell.bits for cell in cells])).tolist()
+    colors = [to_hex(tuple(color)) for color in rgba]
     inks = ["white" if cell.bits > 0.6 * top else "black" for cell in cells]
     fig, axes = subplots(width=8.8, height=0.9 + 0.22 * lines)
     for cell, color, ink in zip(cells, colors, inks, strict=True):

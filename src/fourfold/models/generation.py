@@ -234,6 +234,7 @@ def generate(
     sampling: Sampling,
     generators: Sequence[torch.Generator | None] | None = None,
     end: int | None = None,
+    never: Sequence[int] = (),
     dtype: torch.dtype | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Continue prompts, all rows at once, each as if it were alone.
@@ -248,6 +249,7 @@ def generate(
         sampling: how each is drawn.
         generators: of each row, on the model's device.
         end: token that ends a row; it is not handed out.
+        never: tokens that are not drawn.
         dtype: see `Decoder`.
 
     Yields:
@@ -260,6 +262,8 @@ def generate(
     decoder = Decoder(model, rows, dtype)
     logits = decoder.read(past)
     for number in range(tokens):
+        if never:
+            logits = logits.index_fill(1, torch.tensor(never, device=logits.device), float("-inf"))
         drawn = sampling.draw(logits, generators)
         for row, token in enumerate(drawn):
             if going[row]:

@@ -141,8 +141,8 @@ class GPT(LanguageModel):
         """Continue a prompt. A single continuation comes in pieces, as it is made.
 
         Several (more prompts, or a count) come whole, in order, each ended by a newline. What one
-        prompt is answered does not depend on the others. A continuation longer than the window
-        goes on from the last half of it.
+        prompt is answered does not depend on the others. The unknown token is never drawn. A
+        continuation longer than the window goes on from the last half of it.
 
         Args:
             prompt: one text or several; an empty one starts a new document.
@@ -157,6 +157,7 @@ class GPT(LanguageModel):
             precision: auto takes float32 where the most likely token must win (temperature 0), otherwise what is faster here.
         """
         data, model = _parts(run)
+        unknown = data.vocabulary.unknown
         sampling = Sampling(temperature, top_k, top_p, min_p)
 
         def stream(starts: list[list[int]], generators: list[torch.Generator]) -> Any:
@@ -168,6 +169,7 @@ class GPT(LanguageModel):
                 sampling=sampling,
                 generators=generators,
                 end=data.vocabulary.end,
+                never=() if unknown is None else (unknown,),
                 dtype=_dtype(precision, temperature),
             )
 

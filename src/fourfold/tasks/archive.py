@@ -104,11 +104,6 @@ def check(archive: Archive, fingerprint: str, device: torch.device, name: str) -
     Raises:
         UserError: another run wrote it, or another build, processor or number of threads.
     """
-    if archive.run != fingerprint:
-        raise UserError(
-            f"{name}: was compressed with another run (fingerprint {archive.run[:12]}, this run's is "
-            f"{fingerprint[:12]}); expand it with the run that wrote it"
-        )
     here = place(device)
     for key, value in here.items():
         found = archive.place.get(key)
@@ -118,6 +113,12 @@ def check(archive: Archive, fingerprint: str, device: torch.device, name: str) -
         if key == "threads":
             hint = f"set OMP_NUM_THREADS={found}"
         raise UserError(f"{name}: was compressed with {key} {found}, here it is {value}; {hint}")
+    # after the versions: another one may give the same run another fingerprint
+    if archive.run != fingerprint:
+        raise UserError(
+            f"{name}: was compressed with another run (fingerprint {archive.run[:12]}, this run's is "
+            f"{fingerprint[:12]}); expand it with the run that wrote it"
+        )
 
 
 def place(device: torch.device) -> dict[str, Any]:
