@@ -95,7 +95,7 @@ def _hashes(text, ends, shortest, longest, buckets, own, begins, rows):  # type:
     begins[words] = count
 
 
-@_compiled
+@njit(inline="always")
 def _targets(target, tables, settings, words, rate, rows, labels, weights, shifts, state):  # type: ignore[no-untyped-def]
     """Output rows of a target, their labels, and minus the weight of those that do not count; returns how many."""
     if settings.kind == PATH:
@@ -117,7 +117,7 @@ def _targets(target, tables, settings, words, rate, rows, labels, weights, shift
     return settings.negatives + 1
 
 
-@_compiled
+@njit(inline="always")
 def _slopes(scores, k, kind, labels, weights, shifts, measured):  # type: ignore[no-untyped-def]
     """Scores to minus the loss's gradient by each, times the row's weight; returns the loss where it is measured."""
     loss = 0.0
@@ -143,7 +143,7 @@ def _slopes(scores, k, kind, labels, weights, shifts, measured):  # type: ignore
     return loss
 
 
-@_compiled
+@njit(inline="always")
 def _learn(hidden, change, outputs, rows, k, scores):  # type: ignore[no-untyped-def]
     """change += slopes times the output rows, and each output row += its slope times the hidden one."""
     width = outputs.shape[1]
@@ -157,7 +157,7 @@ def _learn(hidden, change, outputs, rows, k, scores):  # type: ignore[no-untyped
             outputs[row, d] += slope * hidden[d]
 
 
-@_compiled
+@njit(inline="always")
 def _inputs(middle, context, count, together, grams, chosen):  # type: ignore[no-untyped-def]
     """Input rows of a window; returns how many."""
     some = 0
