@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import lzma
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +184,16 @@ def test_a_vocabulary_of_one_word(tmp_path: Path) -> None:
     )
     assert [rung.error for rung in found.rungs] == ["", ""]
     assert all(1 <= rung.perplexity < 4.5 for rung in found.rungs)
+
+
+def test_standard_input_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pipe:
+        buffer = io.BytesIO("".join(LINES * 40).encode())
+
+    monkeypatch.setattr(sys, "stdin", Pipe)
+    found = ladder("-", rungs=["ngram"], unit="space", out=tmp_path / "l")
+    assert (tmp_path / "l" / "text.txt").read_text() == "".join(LINES * 40)
+    assert found.rungs[0].perplexity < 4
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

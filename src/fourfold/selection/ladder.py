@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,7 +24,7 @@ from fourfold.core.options import options as options_of
 from fourfold.core.registry import index, load_system
 from fourfold.core.run import Run
 from fourfold.core.sources import describe, stored
-from fourfold.core.state import write_text
+from fourfold.core.state import atomically, write_text
 from fourfold.core.system import System
 from fourfold.core.types import Explanation, Table
 from fourfold.data.text import WORDS, Text, TextData, split_text
@@ -153,6 +154,9 @@ def ladder(
     """
     console = console or Silent()
     names = _names(rungs)
+    folder = Path(out) if out is not None else new_folder("ladder")
+    if source == "-":
+        source = _standard_input(folder)
     data, about = _shared(source, unit, vocabulary, min_count, seed, valid)
     plan = {
         "minutes": minutes,
@@ -166,7 +170,6 @@ def ladder(
         "fingerprint": data.fingerprint,
         "options": {name: dict(options[name]) for name in names if options and name in options},
     }
-    folder = Path(out) if out is not None else new_folder("ladder")
     found = _opened(folder, plan)
     tested = data if test is None else data.reopen(test, seed=seed, whole=True)
     found.facts = {
@@ -229,6 +232,14 @@ def _names(rungs: Sequence[str] | None) -> list[str]:
             raise UserError(f"--rungs {name}: is no language model{nearest(name, known)}")
     order = {name: place for place, name in enumerate(RUNGS)}
     return sorted(dict.fromkeys(rungs), key=lambda name: order.get(name, len(order)))
+
+
+def _standard_input(folder: Path) -> str:
+    """A copy of it, as every rung reads it again."""
+    path = folder / "text.txt"
+    folder.mkdir(parents=True, exist_ok=True)
+    atomically(path, lambda temporary: temporary.write_bytes(sys.stdin.buffer.read()))
+    return str(path)
 
 
 def _shared(
