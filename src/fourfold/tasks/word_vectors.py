@@ -203,7 +203,7 @@ class LearnsVectors(HasVectors):
         return pl.DataFrame({"word": words, **{str(i + 1): c for i, c in enumerate(columns)}})
 
     def explain(
-        self, run: Run, words: tuple[str, ...] = (), *, top: PositiveInt = 8, projection: Literal["pca", "tsne"] = "pca",
+        self, run: Run, words: tuple[str, ...] = (), *, top: PositiveInt = 8, projection: Literal["pca", "tsne"] = "tsne",
         vectors: Which = "input", seed: int = 0,
     ) -> Explanation:  # fmt: skip
         """Words and their neighbourhood, drawn; four words as an analogy: king queen man woman.
@@ -257,7 +257,8 @@ class LearnsVectors(HasVectors):
         data, _ = parts(run)
         space = Space(*self.word_vectors(run))
         if len(space) >= 3:
-            yield frequent_map(run, space, "tsne" if len(space) > 30 else "pca", run.seed)
+            # t-SNE would double the time of a short fit: `explain` draws it
+            yield frequent_map(run, space, "pca", run.seed)
         counts = data.vocabulary.counts
         if counts.sum():
             yield zipf(counts, data.vocabulary.words)
