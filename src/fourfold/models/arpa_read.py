@@ -230,8 +230,8 @@ class _Reader:
             return
         sums = np.empty(len(tables.backoffs))
         context_sums(tables, suffixes(tables), total, sums)
-        wrong = np.abs(sums - 1) > TOLERANCE
         used = (np.diff(tables.first) > 0) | (tables.backoffs != 0)
+        wrong = used & (np.abs(sums - 1) > TOLERANCE)
         if wrong.any():
             worst = int(np.argmax(np.where(wrong, np.abs(sums - 1), 0)))
             names = ["", UNKNOWN, BEGIN, *words]
