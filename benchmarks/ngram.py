@@ -215,6 +215,7 @@ def score(arpa: Path, lines: list[str]) -> dict[str, Any]:
             "ours, from token numbers": timed("tokens", from_tokens),
             "ours, from token numbers, 2 threads": timed("tokens", from_tokens, 2),
             "ours, from text": timed("text", from_text),
+            "ours, from text, 2 threads": timed("text", from_text, 2),
             "kenlm, from text": timed("kenlm", kenlm_),
         },
         2 * ROUNDS,

@@ -70,6 +70,19 @@ def test_words_are_what_stands_between_white_space(pieces: list[str], other: str
         assert next(others, None) is None
 
 
+def test_words_lie_across_the_edges_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fourfold.data import word_table
+
+    random = np.random.default_rng(0)
+    words = ["".join(random.choice(list("ab词"), random.integers(1, 40))) for _ in range(300)]
+    text = " ".join(words) + "\n\n"
+    expected = Spaced.learn(stream(text), None, 1)
+    monkeypatch.setattr(word_table, "BLOCK", 7)
+    found = Spaced.learn(stream(text), None, 1)
+    assert found.entries == expected.entries
+    assert [found.entries[t] for t in found.encode(text)] == [*words, "\n", "\n"]
+
+
 def test_words_that_were_not_given_are_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     from fourfold.data import word_table
 

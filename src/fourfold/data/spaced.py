@@ -84,10 +84,12 @@ class Spaced(Vocabulary):
         for text in texts:
             numbers, others = self._table.numbers(text)
             lengths.append(len(numbers))
-            unknown = numbers >= self._table.size
+            tokens = (numbers + self.line).astype(np.uint32)
             if others:
+                unknown = numbers >= self._table.size
                 spelled += [others[number] for number in numbers[unknown].tolist()]
-            flat.append(np.where(unknown, self.unknown, numbers + self.line).astype(np.uint32))
+                tokens[unknown] = self.unknown
+            flat.append(tokens)
         tokens = np.concatenate(flat) if flat else np.zeros(0, np.uint32)
         spelled = ["" if word == UNKNOWN else word for word in spelled]
         return tokens, np.array(lengths, np.int64), spelled

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 LINE = "\n"
+BLOCK = 1 << 15
+"""Characters looked at with one size of the table, which is small so that it stays in the cache."""
 SPARE = 1 << 18
 """Words outside a table that it remembers; beyond, it forgets them all."""
 
@@ -52,10 +54,21 @@ class WordTable:
         from fourfold.kernels import segment as kernel
 
         points = np.frombuffer(bytearray(text.encode("utf-32-le", "surrogatepass")), np.uint32)
-        self._known = kernel.with_room(self._known, len(points))
         found = np.empty(len(points) + 1, np.int32)
-        count, _ = kernel.segment(points, _classes(), True, self._known, found)
-        return found[:count].copy()
+        size = begin = 0
+        while begin < len(points):
+            stop = min(begin + BLOCK, len(points))
+            while stop < len(points):  # not within a word
+                breaks = np.flatnonzero(_classes()[points[stop : stop + BLOCK]] != kernel.PART)
+                if len(breaks):
+                    stop += int(breaks[0])
+                    break
+                stop = min(stop + BLOCK, len(points))
+            self._known = kernel.with_room(self._known, stop - begin)
+            some = points[begin:stop]
+            count, _ = kernel.segment(some, _classes(), True, self._known, found[size:])
+            size, begin = size + count, stop
+        return found[:size]
 
     def numbers(self, text: str) -> tuple[np.ndarray, dict[int, str]]:
         """The numbers of a text's words, (N,) int32, and what those are that were not given."""
@@ -63,7 +76,8 @@ class WordTable:
             if int(self._known.size[0]) > self.size + SPARE:
                 self._begin()
             found = self._segment(text)
-            new = np.unique(found[found >= self.size]).tolist()
+            more = int(self._known.size[0]) > self.size
+            new = np.unique(found[found >= self.size]).tolist() if more else []
             return found, {number: self._spelled(number, number + 1)[0] for number in new}
 
     def count(self, text: str) -> None:

@@ -18,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from fourfold.kernels.prefetch import prefetch
+
 BLOCK = 2048
 """Positions looked up side by side: their nodes stay in the first-level cache."""
 
@@ -60,7 +62,7 @@ def surprises(tables, tokens, found):  # type: ignore[no-untyped-def]
     """-log p of tokens[1:], each after those before it.
 
     Only places whose context is in the tables go on to the next order, in a list without gaps: a branch that
-    cannot be predicted would cost as much as the search.
+    cannot be predicted would cost as much as the search. What is read next is asked for a round ahead.
 
     Args:
         tables: `Tables`.
@@ -70,6 +72,7 @@ def surprises(tables, tokens, found):  # type: ignore[no-untyped-def]
     order, stop, end = tables.order, tables.stop, tables.end
     places, parents = np.empty(BLOCK + 1, np.int32), np.empty(BLOCK + 1, np.int32)
     lows, sizes = np.empty(BLOCK + 1, np.int32), np.empty(BLOCK + 1, np.int32)
+    hit = np.empty(BLOCK + 1, np.bool_)
     carried = np.full(order, -1, np.int32)  # contexts of each length that end before the block
     carried[0] = stop
     for begin in range(1, len(tokens), BLOCK):
@@ -85,34 +88,53 @@ def surprises(tables, tokens, found):  # type: ignore[no-untyped-def]
             for a in range(active):
                 lows[a] = tables.first[parents[a]]
                 sizes[a] = tables.first[parents[a] + 1] - lows[a]
-            hits = _look_up(tables, tokens, found, begin, active, places, parents, lows, sizes)
+                prefetch(tables.words, np.int64(lows[a] + (sizes[a] >> 1)))
+                prefetch(tables.backoffs, np.int64(parents[a]))
+            _search(tables, tokens[begin:], active, places, lows, sizes, hit)
+            hits = _tell(
+                tables,
+                tokens[begin:],
+                found[begin - 1 :],
+                active,
+                places,
+                parents,
+                lows,
+                sizes,
+                hit,
+            )
             if j + 1 < order:
                 active, carried[j] = _pass_on(carried[j], hits, size, places, parents, lows, sizes)
 
 
 @njit(nogil=True, cache=True, boundscheck=False)
-def _look_up(tables, tokens, found, begin, active, places, parents, lows, sizes):  # type: ignore[no-untyped-def]
-    """Search the words of some places among the children of their contexts; tell their surprise so far.
-
-    Returns:
-        How many are found that are contexts again; their nodes are put into `lows`, their places into `sizes`.
-    """
-    hits = 0
+def _search(tables, tokens, active, places, lows, sizes, hit):  # type: ignore[no-untyped-def]
+    """Search the words of some places among the children of their contexts: the node into `lows`, or `hit` is False."""
     for a in range(active):
-        place = places[a]
-        word, low, size = np.int32(tokens[begin + place]), lows[a], sizes[a]
+        word, low, size = np.int32(tokens[places[a]]), lows[a], sizes[a]
+        any_child = size > 0
         while size > 1:
             half = size >> 1
             low = low + half if tables.words[low + half] <= word else low
             size -= half
-        low = low if size > 0 else np.int32(0)  # behind the last node there is none
-        hit = (size > 0) & (tables.words[low] == word)
-        before = found[begin + place - 1]
-        found[begin + place - 1] = (
-            -tables.logs[low] if hit else before - tables.backoffs[parents[a]]
-        )
+        low = low if any_child else np.int32(0)  # behind the last node there is none
+        prefetch(tables.logs, np.int64(low))
+        lows[a], hit[a] = low, any_child & (tables.words[low] == word)
+
+
+@njit(nogil=True, cache=True, boundscheck=False)
+def _tell(tables, tokens, found, active, places, parents, lows, sizes, hit):  # type: ignore[no-untyped-def]
+    """Tell the surprise of the places so far.
+
+    Returns:
+        How many nodes that were found are contexts again; they are put into `lows`, their places into `sizes`.
+    """
+    hits = 0
+    for a in range(active):
+        place, low = places[a], lows[a]
+        word, before = np.int32(tokens[place]), found[place]
+        found[place] = -tables.logs[low] if hit[a] else before - tables.backoffs[parents[a]]
         lows[hits], sizes[hits] = low, place
-        hits += hit & (word != tables.stop) & (word != tables.end)
+        hits += hit[a] & (word != tables.stop) & (word != tables.end)
     return hits
 
 
