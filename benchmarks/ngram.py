@@ -290,13 +290,14 @@ def main() -> None:
         text.write_text("\n".join(train) + "\n", encoding="utf-8")
         program = str(Path(arguments.lmplz).resolve())
         result = estimate(program, text, words_in(train))
+        print(json.dumps(result, indent=2), flush=True)
+        keep("ngram", {"estimate": result})
         _ours(text, arpas[0])
         _lmplz(program, text, arpas[1])
         scored = score(arpas[0], test)
         scored["perplexity"]["lmplz's own model, by kenlm"] = _perplexity(arpas[1], test)
-    for part in (result, scored):
-        print(json.dumps(part, indent=2))
-    keep("ngram", {"estimate": result, "score": scored})
+    print(json.dumps(scored, indent=2))
+    keep("ngram", {"score": scored})
 
 
 def _perplexity(arpa: Path, lines: list[str]) -> float:

@@ -15,7 +15,6 @@ from fourfold.api import resume
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.kernels.ngram_smoothing import METHODS
-from fourfold.systems.ngram import NGramModel
 
 POEM = "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。\n" * 8
 WHOLE = {"data.split": (1, 0, 0)}
@@ -190,14 +189,21 @@ def test_a_file_of_our_own_comes_back_as_a_run(tmp_path: Path) -> None:
     """A model of words between spaces goes through its ARPA file to the same scores."""
     run = fitted("the cat sat\nthe dog sat\na cat\n" * 5, **{"data.unit": "space"})
     path = run.export(out=tmp_path / "model.arpa")
-    system, data, model, notes = NGramModel.imported(path)
-    again = Run(system)
-    again.data, again.model = data, model
-    assert not notes and NGramModel.recognizes(path)
+    fourfold.import_(path, out=tmp_path / "run")
+    again = fourfold.open(tmp_path / "run")
+    assert again.system.order == 5 and not again.notes  # type: ignore[attr-defined]
     for text in ("the cat\n", "a dog sat\nsat bird"):
         assert again.score(text)["nats_per_token"] == pytest.approx(
             run.score(text)["nats_per_token"], rel=1e-6
         )
+
+
+def test_a_malformed_file_makes_no_run(tmp_path: Path) -> None:
+    path = fitted("a b c\nb a\n").export(out=tmp_path / "model.arpa")
+    path.write_text(path.read_text().replace("\\3-grams", "\\4-grams"))
+    with pytest.raises(UserError, match=r"model.arpa, line \d+: expected \\3-grams:"):
+        fourfold.import_(path, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_export_says_where_it_cannot_write(tmp_path: Path) -> None:

@@ -92,14 +92,22 @@ def level_edges(tables: Tables) -> list[int]:
 
 def paths(tables: Tables, nodes: np.ndarray) -> list[list[int]]:
     """The words of some nodes, first to last."""
-    found = []
-    for node in nodes.tolist():
-        words = [int(tables.words[node])]
-        while node >= int(tables.first[0]):
-            node = int(np.searchsorted(tables.first, node, side="right")) - 1
-            words.insert(0, int(tables.words[node]))
-        found.append(words)
+    found: list[list[int]] = [[] for _ in nodes]
+    inside = np.arange(len(nodes))
+    nodes = nodes.astype(np.int32)  # of another type, `first` would be copied to it for the search
+    while len(inside):
+        for place, word in zip(inside.tolist(), tables.words[nodes].tolist(), strict=True):
+            found[place].insert(0, word)
+        deeper = nodes >= tables.first[0]
+        inside, nodes = inside[deeper], parents_of(tables, nodes[deeper])
     return found
+
+
+def parents_of(tables: Tables, nodes: np.ndarray) -> np.ndarray:
+    """The nodes whose children some nodes beyond the first level are, int32."""
+    return (np.searchsorted(tables.first, nodes.astype(np.int32), side="right") - 1).astype(
+        np.int32
+    )
 
 
 def _write(file: IO[bytes], tables: Tables, names: list[str], unknown: int | None) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fourfold.core.errors import UserError
 from fourfold.kernels.ngram import Tables, row_surprises
-from fourfold.models.arpa import paths
+from fourfold.models.arpa import parents_of, paths
 
 
 class Grams(NamedTuple):
@@ -136,11 +136,11 @@ def _tables(
 def _fill_in(tables: Tables) -> None:
     """Probabilities of n-grams that only stand for longer ones: by backing off, shorter ones first."""
     nodes = np.flatnonzero(np.isnan(tables.logs))
-    for node, words in zip(nodes.tolist(), paths(tables, nodes), strict=True):
+    above = parents_of(tables, nodes).tolist()
+    for node, parent, words in zip(nodes.tolist(), above, paths(tables, nodes), strict=True):
         value = -float(tables.logs[words[-1]])
         if len(words) > 2:
             found = np.zeros((1, 1))
             row_surprises(tables, np.array([words[1:-1]]), np.array([words[-1:]]), found)
             value = float(found[0, 0])
-        above = int(np.searchsorted(tables.first, node, side="right")) - 1
-        tables.logs[node] = tables.backoffs[above] - value
+        tables.logs[node] = tables.backoffs[parent] - value
