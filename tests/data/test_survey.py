@@ -252,6 +252,18 @@ def test_numbers_too_large_to_be_prepared_are_named(
         next(new.batches("test"))
 
 
+def test_numbers_beyond_what_is_exact_are_not_called_constant(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(["x,c,y", *[f"{i},{10**25 + i},{i % 7}" for i in range(60)]]))
+    assert (
+        "c: dropped, its numbers, about 1e+25, are too large to be told apart; --data.kinds.c category takes them "
+        "as text" in notes(Tabular(target="y").open(path))
+    )
+    kinds: dict[str, Any] = {"c": "category"}
+    kept = Tabular(target="y", kinds=kinds, split=ALL).open(path)
+    assert len(kept.schema.encodings[1].categories) == 60
+
+
 def test_a_run_says_of_other_rows_how_its_own_were_written() -> None:
     data = opened(table([1.5, 2.5]))
     new = table(["1,5", "2"])

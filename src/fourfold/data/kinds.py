@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fourfold.core.errors import UserError
+from fourfold.data.cells import ROUNDED
 from fourfold.data.columns import Kind
 from fourfold.data.statistics import CONSTANT, Statistics
 
@@ -56,6 +57,13 @@ def decide(stats: Statistics, given: Kind | None, codes: str, limit: int) -> Ver
         return Verdict("drop", "left out by option")
     if stats.present == 0:
         return Verdict("drop", "all missing", f"{name}: dropped, all its cells are missing")
+    if stats.numeric and stats.lowest == stats.highest and abs(stats.lowest) >= ROUNDED:
+        told = f"its numbers, about {stats.lowest:g}, are too large to be told apart"
+        return Verdict(
+            "drop",
+            told,
+            f"{name}: dropped, {told}; --data.kinds.{name} category takes them as text",
+        )
     if distinct == 1 or (stats.numeric and stats.lowest == stats.highest):
         return Verdict("drop", CONSTANT, f"{name}: dropped, constant in the training rows")
     if given == "binary" and distinct != 2:
