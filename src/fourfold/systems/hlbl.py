@@ -3,7 +3,9 @@
     fourfold fit hlbl wiki.txt --minutes 5
     fourfold fit hlbl wiki.txt --tree huffman
 
-Result: perplexity 184.8 on the validation twentieth of the Brown corpus after 30 steps (61,440 words) with 10,000 words, seed 0.
+Result: perplexity 164.2 on the last twentieth but one of WikiText-2's validation part after 480 of 960 steps on its
+first nine tenths, where modified Kneser-Ney of order 5 has 171.6, and 171.3 with --tree huffman (--unit space
+--data.vocabulary 10000 --data.min-count 1 --dropout 0.3 --optimizer.epochs 10, seed 0).
 """
 
 from __future__ import annotations

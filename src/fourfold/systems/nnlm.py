@@ -4,7 +4,9 @@
     fourfold fit nnlm wiki.txt --context 4 --direct --objective adaptive
     fourfold generate runs/nnlm-1 "The meaning of" ; fourfold score runs/nnlm-1 chapter.txt --per-token
 
-Result: perplexity 181.4 on the validation twentieth of the Brown corpus after 30 steps (61,440 words) with 10,000 words, seed 0.
+Result: perplexity 153.0 on the last twentieth but one of WikiText-2's validation part after 576 steps on its first nine
+tenths, where modified Kneser-Ney of order 5 has 171.6 (--unit space --data.vocabulary 10000 --data.min-count 1
+--dropout 0.5 --optimizer.epochs 6, seed 0).
 """
 
 from __future__ import annotations
