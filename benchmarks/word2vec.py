@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -44,19 +45,20 @@ NAMES = {
 
 
 def fit(who: str, path: Path, out: Path | str, settings: dict[str, Any]) -> dict[str, float]:
-    """One fit in a process of its own: seconds of training and of the whole process, raw words of an epoch."""
+    """One fit in a process of its own: seconds of training and of the whole process, raw words."""
     command = [sys.executable, "-m", "benchmarks.word2vec_fits", who, str(path), str(out)]
-    began = time.perf_counter()
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [*command, json.dumps(settings)], capture_output=True, text=True, check=True
     )
-    whole = time.perf_counter() - began
+    whole, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found | {"whole": whole}
+    return found | {"whole": whole, "whole processor": used}
 
 
 def speed(method: str, width: int, times: int, epochs: int, rounds: int) -> None:
-    """Words a second of training and of the whole process, from its start to the vectors on disk, in word2vec's binary form."""
+    """Words a second of training, and of the whole process from its start to the vectors on disk, in one form."""
     algorithm, loss = METHODS[method]
     path = text.repeated(text.write(FOLDER)[0], times)
     settings = {"algorithm": algorithm, "loss": loss, "width": width, "epochs": epochs}
@@ -73,7 +75,7 @@ def speed(method: str, width: int, times: int, epochs: int, rounds: int) -> None
 
         alternate({who: lambda who=who: timed(who) for who in found}, rounds)  # type: ignore[misc]
     result: dict[str, Any] = {"raw words": int(found["gensim"][0]["words"]) * epochs}
-    for part in ("training", "whole"):
+    for part in ("training", "whole", "training processor", "whole processor"):
         rates = {w: [f["words"] * epochs / f[part] for f in some] for w, some in found.items()}
         result[f"words a second, {part}"] = {w: round(v) for w, v in medians(rates).items()}
         result[f"times as fast, {part}"] = round(ratio(rates, "fourfold", "gensim"), 2)
