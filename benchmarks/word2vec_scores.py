@@ -149,6 +149,26 @@ class HeldOut:
         ]
         return float(np.concatenate(losses).mean())
 
+    def normalized(self, vectors: Vectors, count: int = 5000) -> float:
+        """Mean of -log p(middle word | one word around) in nats, over all words, of every so many-th pair.
+
+        Along the path where there is one, else by the softmax of all scores: what each model says the words'
+        probabilities are, so that models of different losses can be compared.
+        """
+        rows = np.array([vectors.numbers[w] for w in self.order])
+        some = np.linspace(0, len(self.around) - 1, count).astype(int)
+        hidden, true = vectors.inputs[rows[self.around[some]]], rows[self.middle[self.window[some]]]
+        if vectors.paths is not None:
+            return float(self._block(vectors, hidden, true, true[:, None]).mean())
+        found = []
+        for start in range(0, count, 1000):
+            scores = hidden[start : start + 1000] @ vectors.outputs.T
+            scores += 0 if vectors.bias is None else vectors.bias
+            top = scores.max(1, keepdims=True)
+            total = np.log(np.exp(scores - top).sum(1)) + top[:, 0]
+            found.append(total - scores[np.arange(len(scores)), true[start : start + 1000]])
+        return float(np.concatenate(found).mean())
+
     def _block(
         self, vectors: Vectors, hidden: np.ndarray, true: np.ndarray, drawn: np.ndarray
     ) -> np.ndarray:
