@@ -76,6 +76,30 @@ def test_measures_equal_sklearn() -> None:
     assert found["mae"] == pytest.approx(mean_absolute_error(targets, predicted), rel=1e-5)
 
 
+def test_measures_are_in_the_targets_own_units() -> None:
+    """Of prepared numbers (y - 10) / 3: Huber's delta is 3 there, and levels keep their meaning."""
+    from scipy.special import huber
+    from sklearn.metrics import mean_absolute_error, mean_pinball_loss, mean_squared_error
+
+    target, random = Target("y", "number", mean=10.0, scale=3.0), np.random.default_rng(0)
+    true, told = random.normal(size=(2, 50))
+    y, found = 3 * true + 10, 3 * told + 10
+    model, batch = (
+        nn.Identity(),
+        {"features": torch.tensor(told)[:, None], "targets": torch.tensor(true)},
+    )
+    quantile = Quantile(levels=(0.2,))
+    for loss, name, wanted in (
+        (Huber(delta=0.5), "huber", huber(1.5, y - found).mean()),
+        (quantile, "pinball", mean_pinball_loss(y, found, alpha=0.2)),
+        (SquaredError(), "mse", mean_squared_error(y, found)),
+        (AbsoluteError(), "mae", mean_absolute_error(y, found)),
+    ):
+        total, weight = loss.chosen(target).measure(model, batch)[name]
+        assert weight is not None
+        assert float(total) / float(weight) == pytest.approx(wanted, rel=1e-12)
+
+
 def test_shapes_that_would_broadcast_are_refused() -> None:
     batch = {"features": torch.randn(4, 3), "targets": torch.randn(4)}
     with pytest.raises(ValueError, match=r"one shape, got \(4, 2\) and \(4,\)"):
