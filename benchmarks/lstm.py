@@ -75,7 +75,7 @@ def configured(objective: str, **options: Any) -> Run:
         "lstm",
         {
             "data.vocabulary": VOCABULARY, "data.split": (1.0, 0.0, 0.0), "objective": objective,
-            "width": WIDTH, "layers": LAYERS, "data.window": WINDOW, "data.batch": BATCH,
+            "width": WIDTH, "layers": LAYERS, "dropout": 0.0, "data.window": WINDOW, "data.batch": BATCH,
             "optimizer.algorithm": "sgd", "optimizer.lr": LR, "optimizer.clip": CLIP,
             "optimizer.schedule": "constant", "optimizer.evaluate_every": "100%",
             "optimizer.checkpoint_every": "1000m", **options,

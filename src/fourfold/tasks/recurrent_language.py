@@ -67,14 +67,16 @@ class RecurrentLanguageModel(LanguageModel, EmbedsWords):
     """Size of the word vectors; None takes the width."""
     tied: bool = False
     """Whether the output weights are the word vectors; the last layer then has the vectors' size."""
-    dropout: Share = 0.0
+    dropout: Share = 0.2
     """Share of features left out while training, of the word vectors and of each layer's output, the same ones
     through a whole window."""
     weight_dropout: Share = 0.0
     """Share of the weights from state to state left out while training."""
     objective: CarriedObjective = CarriedSoftmax()
     """How the vocabulary is looked at while learning: all words, drawn ones, clusters or a tree of them."""
-    optimizer: Gradient = Gradient(lr=3e-3, minutes=3, schedule="wsd", decay_from=0.4, clip=1.0)
+    optimizer: Gradient = Gradient(
+        lr=4e-3, minutes=3, schedule="wsd", warmup=20, decay_from=0.4, final=0.02, clip=1.0
+    )
 
     def build(self, data: Data) -> RecurrentLM:
         """A network for this vocabulary, with the output layer that the objective needs."""
