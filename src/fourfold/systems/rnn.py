@@ -4,8 +4,8 @@
     fourfold score last chapter.txt --per-token
     fourfold inspect last
 
-Result: perplexity 293 on the last twentieth of WikiText-2's validation part after 158 steps at 2 layers x 200 with 10,000
-words, trained on its first nine tenths (seed 0).
+Result: perplexity 117.2 on the last twentieth of WikiText-2's validation part after 120 steps (84,000 words) on its first nine
+tenths, 10,000 words, the unknown one among them (fourfold fit rnn valid.txt --data.vocabulary 10000 --steps 120).
 """
 
 from __future__ import annotations
