@@ -4,7 +4,9 @@
     fourfold fit lbl wiki.txt --context 8 --diagonal
     fourfold similar runs/lbl-1 France ; fourfold export runs/lbl-1 --to word2vec
 
-Result: perplexity 168.5 on the validation twentieth of the Brown corpus after 30 steps (61,440 words) with 10,000 words, seed 0.
+Result: perplexity 146.9 on the last twentieth but one of WikiText-2's validation part after three passes over its first
+nine tenths, where modified Kneser-Ney of order 5 has 171.6 (--unit space --data.vocabulary 10000 --data.min-count 1
+--optimizer.epochs 3, seed 0).
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class LogBilinearModel(ContextModel):
     objective: Annotated[Softmax | Sampled | Contrast, Field(discriminator="kind")] = Sampled()
     """How learning looks at the vocabulary; measures are exact whichever it is."""
     optimizer: Gradient = Gradient(
-        lr=2e-3, minutes=3, schedule="wsd", warmup=50, decay_from=0.4, final=0.02
+        lr=8e-3, minutes=3, schedule="wsd", warmup=50, decay_from=0.4, final=0.02
     )
 
     def build(self, data: Data) -> LogBilinear:
