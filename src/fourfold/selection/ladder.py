@@ -174,7 +174,7 @@ def ladder(
     tested = data if test is None else data.reopen(test, seed=seed, whole=True)
     found.facts = {
         **about,
-        **_facts(data, tested, describe(source), describe(test) if test else ""),
+        **_facts(data, tested, _said(source), _said(test) if test else ""),
     }
     if not found.compressors:
         found.compressors = _beside(data, source, test, seed, valid)
@@ -265,6 +265,13 @@ def _shared(
 
 def _beginning(data: TextData) -> str:
     return data.vocabulary.decode(data.tokens("train")[1:2000])
+
+
+def _said(source: Any) -> str:
+    """Sources by their names, for a title."""
+    many = source if isinstance(source, (list, tuple)) else [source]
+    named = all(isinstance(s, (str, os.PathLike)) for s in many)
+    return describe([Path(s).name for s in many] if named else source)
 
 
 def _facts(data: TextData, tested: TextData, source: str, test: str) -> dict[str, Any]:
