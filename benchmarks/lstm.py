@@ -77,7 +77,7 @@ def configured(objective: str, **options: Any) -> Run:
             "data.vocabulary": VOCABULARY, "data.split": (1.0, 0.0, 0.0), "objective": objective,
             "width": WIDTH, "layers": LAYERS, "dropout": 0.0, "data.window": WINDOW, "data.batch": BATCH,
             "optimizer.algorithm": "sgd", "optimizer.lr": LR, "optimizer.clip": CLIP,
-            "optimizer.schedule": "constant", "optimizer.evaluate_every": "100%",
+            "optimizer.schedule": "constant", "optimizer.warmup": 0.0, "optimizer.evaluate_every": "100%",
             "optimizer.checkpoint_every": "1000m", **options,
         },
     )  # fmt: skip
