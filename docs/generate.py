@@ -28,7 +28,7 @@ README = ROOT / "README.md"
 DATA = ROOT / "docs" / "data.md"
 PAGES = ROOT / "docs" / "systems"
 RESULTS = ROOT / "benchmarks" / "results"
-CONCERNS = {"overhead": ("gpt",)}
+CONCERNS = {"overhead": ("gpt",), "tables": ("mlp",)}
 """Systems that a benchmark concerns, where its name does not begin with the system's."""
 DETAILS = {"batch", "items"}
 """Parts of a result that stand on the system's page only."""
