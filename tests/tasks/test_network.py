@@ -117,6 +117,10 @@ def test_choices_by_the_rows_are_said_and_can_be_overridden() -> None:
     assert "members" not in said  # they were given
     given = " ".join(fitted(batch=20, numbers="plain").notes)
     assert "Batches" not in given and "Numbers" not in given
+    rate = "Learning rate 0.02, weight decay 0.5, by the 160 training rows"
+    assert rate in said and "Learning rate" not in " ".join(fitted(lr=1e-3, decay=0.0).notes)
+    large = fitted(frame(3000), lr=1e-3)
+    assert "Learning rate 0.001, weight decay 0.1, by the 2,400 training" in " ".join(large.notes)
     few = fitted(members=None)
     assert "2 members are averaged, for only 160 training rows" in " ".join(few.notes)
     assert net(few).members is not None and net(fitted(frame(3000), members=None)).members is None
