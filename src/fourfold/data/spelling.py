@@ -2,8 +2,8 @@
 
 The model predicts each bit of the word's UTF-8 bytes, and after each byte whether the word ends, from the
 two bytes before, mixed with what follows one byte and any; it begins with the spellings of the vocabulary's
-own words and learns from every word that it spells. A word that the text itself writes as <unk> is the empty
-word.
+own words and learns from every word that it spells, and halves what it counted more than 1,000 times. A word that
+the text itself writes as <unk> is the empty word.
 """
 
 from __future__ import annotations
