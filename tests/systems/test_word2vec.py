@@ -198,7 +198,7 @@ def test_what_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
     fitted("word2vec", tmp_path / "first", epochs=1)
     text = {"text": [TEXT]}
     for changed, said in (
-        ({"width": 25}, "width 24, not 25"),
+        ({"width": 25}, "width 24, not 25; give --width 24"),
         ({"loss": "hierarchical"}, "tree"),
         ({"loss": "contrast"}, "biases"),
         ({"subwords": True}, "subwords False"),
@@ -232,6 +232,14 @@ def test_one_sentence_and_a_wide_window_are_said() -> None:
     )
     assert sum("longer than any sentence" in n for n in run.notes) == 1
     assert sum("one sentence of 4 words" in n for n in run.notes) == 1
+    assert not any("held out" in n for n in run.notes)
+
+
+def test_a_text_of_one_line_that_cannot_be_split_is_said() -> None:
+    run = api.fit(
+        "word2vec", {"text": ["a b a c " * 50]}, out=False, threads=1, split=(0.9, 0.05, 0.05), epochs=1,
+    )  # fmt: skip
+    assert sum("Nothing is held out: the text has 1 sentence," in n for n in run.notes) == 1
 
 
 def test_a_model_that_is_defined_by_its_loss_refuses_another() -> None:

@@ -125,6 +125,7 @@ class HasVectors(System):
         if path.is_dir():
             raise UserError(f"{path}: is a folder; export writes a file")
         words, matrix = self.word_vectors(run, vectors)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if to == "gensim":
             write_gensim(path, words, matrix)
             return path

@@ -89,7 +89,7 @@ class LearnsVectors(HasVectors):
         if mine != theirs:
             raise UserError(
                 f"--from {other.folder}: its vectors have width {theirs}, not {mine}; "
-                f"leave --width out or fit anew"
+                f"give --width {theirs} or fit anew"
             )
         for what, kind in (("a tree", "hierarchical"), ("biases", "contrast")):
             if (objective.loss == kind) != (other_one.loss == kind):
@@ -118,10 +118,16 @@ class LearnsVectors(HasVectors):
         if data.options.window >= longest:
             run.note(
                 f"The window of {data.options.window} words is longer than any sentence (the longest has {longest}), "
-                "so all the words of a sentence are context."
+                "so it may take in all the words of a sentence."
             )
         if len(part.ends) == 2 and len(part.words) < SHORT:
             run.note(f"The text is one sentence of {longest} words: its vectors will say little.")
+        if sum(data.options.split[1:]) and not data.size("valid") + data.size("test"):
+            many = len(part.ends) - 1
+            run.note(
+                f"Nothing is held out: the text has {many:,} {'sentence' if many == 1 else 'sentences'}, "
+                "and --data.split cuts between sentences only."
+            )
         if data.options.thin and counted(data) < 0.2:
             run.note(
                 f"Sub-sampling leaves {counted(data):.1%} of the words: in a small text every word is frequent; "
