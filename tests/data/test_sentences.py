@@ -160,3 +160,33 @@ def test_an_epoch_is_fixed_by_seed_and_epoch_and_thinned() -> None:
     f = 3000 / 3800 / 1e-2
     kept = 3000 * (np.sqrt(f) + 1) / f
     assert share == pytest.approx(kept / (kept + 800), abs=0.05)
+
+
+def test_what_sub_sampling_keeps_is_the_formula_of_the_papers_program() -> None:
+    data = opened(" ".join(["the"] * 900 + ["of"] * 90 + ["cat"] * 10), unit="space", thin=1e-2)
+    expected = [(np.sqrt(90) + 1) / 90, (np.sqrt(9) + 1) / 9, 1.0]  # shares of 90, 9 and 1 times t
+    np.testing.assert_allclose(data.keep(), expected, rtol=1e-6)
+
+
+def test_an_epochs_windows_are_as_often_of_every_width() -> None:
+    data = opened(" ".join(f"w{i % 7}" for i in range(6000)), unit="space", thin=0, window=3)
+    widths = np.concatenate(
+        [(b["context"] >= 0).sum(1).numpy() for b in data.batches("train", epoch=0)]
+    )
+    counts = np.bincount(widths, minlength=7)
+    assert counts[0] == 0 and counts[[1, 3, 5]].sum() <= 6  # at the text's ends
+    np.testing.assert_allclose(counts[[2, 4, 6]] / 6000, 1 / 3, atol=0.03)
+
+
+@pytest.mark.parametrize("score", [0.3, 0.9])
+def test_phrases_are_those_whose_score_passes(score: float) -> None:
+    random = np.random.default_rng(0)
+    words = [f"w{int(i)}" for i in random.geometric(0.2, 800)]
+    counts, pairs = Counter(words), Counter(zip(words[:-1], words[1:], strict=True))
+    expected = {
+        pair for pair, many in pairs.items()
+        if (many - 2) * len(words) / (counts[pair[0]] * counts[pair[1]]) > score
+    }  # fmt: skip
+    data = opened(" ".join(words), unit="space", min_count=2, phrases=1, phrase_score=score)
+    assert set(data.vocabulary.pairs) == expected
+    assert 3 < len(expected) < len(pairs) / 2

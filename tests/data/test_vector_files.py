@@ -57,7 +57,10 @@ def test_gensim_reads_ours_and_we_read_gensims(binary: bool, tmp_path: Path) -> 
 
 
 def test_the_papers_own_program_ends_binary_words_with_a_line_end(tmp_path: Path) -> None:
-    """Other programs do not: both are read."""
+    """As ours do; other programs do not: both are read."""
+    write_vectors(tmp_path / "ours.bin", ["a", "b"], VECTORS[:2, :2], "word2vec")
+    body = b"2 2\na " + VECTORS[0, :2].tobytes() + b"\nb " + VECTORS[1, :2].tobytes() + b"\n"
+    assert (tmp_path / "ours.bin").read_bytes() == body
     body = b"2 2\n" + b"a " + VECTORS[0, :2].tobytes() + b"b " + VECTORS[1, :2].tobytes()
     (tmp_path / "v.bin").write_bytes(body)
     assert read_vectors(tmp_path / "v.bin").words == ["a", "b"]

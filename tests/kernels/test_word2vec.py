@@ -113,8 +113,14 @@ def test_the_kernel_is_the_same_with_narrower_registers(
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("algorithm, mean", [("skip-gram", True), ("cbow", False)])
-def test_one_window_steps_along_autograds_gradient(loss: str, algorithm: str, mean: bool) -> None:
-    """A sentence of two words: two windows, the second apart by its rate of nearly zero."""
+@pytest.mark.parametrize("state, hits", [(77, 0), (55433, 2)])
+def test_one_window_steps_along_autograds_gradient(
+    loss: str, algorithm: str, mean: bool, state: int, hits: int
+) -> None:
+    """A sentence of two words: two windows, the second apart by its rate of nearly zero.
+
+    In `hits` of them a drawn word is the true one, which must not count against itself.
+    """
     objective = prepared(loss)
     model = model_of(objective, algorithm, mean).double()
     corpus = kernel.Corpus(np.array([4, 7], np.int32), np.array([0, 2], np.int64))
@@ -123,9 +129,9 @@ def test_one_window_steps_along_autograds_gradient(loss: str, algorithm: str, me
     settings = settings_of(objective, model, 10**9, rate)
     before = [m.detach().clone() for m in (model.inputs, model.outputs)]
     slow = [m.detach().numpy().copy() for m in (model.inputs, model.outputs)]
-    plain.train(corpus, tables, settings, *slow, 0, 1, 77)
+    plain.train(corpus, tables, settings, *slow, 0, 1, state)
     # the same draws, window after window
-    generator = plain.Generator(77)
+    generator, hit = plain.Generator(state), 0
     total = torch.zeros((), dtype=torch.float64)
     for context, middle in ((7, 4), (4, 7)):
         generator.bits()
@@ -135,9 +141,10 @@ def test_one_window_steps_along_autograds_gradient(loss: str, algorithm: str, me
                 generator.sample(tables.probability, tables.alias)
                 for _ in range(objective.negatives)
             ]
-            batch["negatives"] = torch.tensor([drawn])
+            batch["negatives"], hit = torch.tensor([drawn]), hit + (middle in drawn)
         (move,) = objective.losses(model, batch)
         total = total + move.loss
+    assert hit == (hits if loss in ("negative", "sampled", "contrast") else 0)
     gradients = torch.autograd.grad(total, [model.inputs, model.outputs])
     for after, first, gradient, name in zip(slow, before, gradients, ("in", "out"), strict=True):
         step = (torch.from_numpy(after) - first) / rate
@@ -156,7 +163,10 @@ def test_the_sampler_draws_from_its_distribution() -> None:
     drawn = np.bincount(
         [kernel.sample(state, probability, alias, WORDS) for _ in range(60_000)], minlength=WORDS
     )
-    assert stats.chisquare(drawn, objective.noise * drawn.sum()).pvalue > 1e-3
+    published = COUNTS**0.75 / (COUNTS**0.75).sum()
+    assert stats.chisquare(drawn, published * drawn.sum()).pvalue > 1e-3
+    counted = COUNTS / COUNTS.sum()
+    assert stats.chisquare(drawn, counted * drawn.sum()).pvalue < 1e-9  # the power is there
     uniform = np.full(WORDS, drawn.sum() / WORDS)
     assert stats.chisquare(drawn, uniform).pvalue < 1e-9  # the test can tell
 
@@ -183,21 +193,62 @@ def test_huffman_codes_of_the_textbook() -> None:
     assert np.diff(begins).tolist() == [1, 3, 3, 3, 4, 4]
 
 
-@pytest.mark.parametrize("loss", ["negative", "hierarchical"])
-def test_the_loss_is_that_of_the_formula(loss: str) -> None:
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("algorithm", ["skip-gram", "cbow"])
+def test_the_loss_is_that_of_the_formula(loss: str, algorithm: str) -> None:
     objective = prepared(loss)
-    model = model_of(objective, "skip-gram", True)
-    corpus = kernel.Corpus(np.array([3, 8], np.int32), np.array([0, 2], np.int64))
+    model = model_of(objective, algorithm, True)
+    corpus = kernel.Corpus(np.array([3, 8, 5], np.int32), np.array([0, 3], np.int64))
     tables = objective.tables(np.ones(WORDS, np.float32))
-    *_, found = run_kernel(corpus, tables, settings_of(objective, model, 10, rate=1e-9), model, 5)
-    generator = plain.Generator(5)
-    generator.bits()
-    batch = {"context": torch.tensor([[8]]), "middle": torch.tensor([3])}
-    if loss == "negative":
+    *_, found = run_kernel(
+        corpus, tables, settings_of(objective, model, 10, rate=1e-9), model, 55433
+    )
+    generator = plain.Generator(55433)
+    assert 1 + (generator.bits() >> 33) % 3 >= 2  # the first window's width: both other words
+    batch = {"context": torch.tensor([[8, 5]]), "middle": torch.tensor([3])}
+    if loss in ("negative", "sampled", "contrast"):
         drawn = [
             generator.sample(tables.probability, tables.alias) for _ in range(objective.negatives)
         ]
         batch["negatives"] = torch.tensor([drawn])
     (move,) = objective.losses(model, batch)
-    assert found[0, 1] == 1  # every 64th window is measured, the first among them
+    # every 64th window is measured, the first among them
+    assert found[0, 1] == move.weight == (2 if algorithm == "skip-gram" else 1)
     assert found[0, 0] == pytest.approx(float(move.loss.detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["negative", "sampled", "contrast"])
+@pytest.mark.parametrize("algorithm", ["skip-gram", "cbow"])
+def test_a_batchs_loss_is_the_sum_of_its_predictions_said_one_by_one(
+    loss: str, algorithm: str
+) -> None:
+    """With a context of its own length each, and drawn words among which the true one is."""
+    objective = prepared(loss)
+    model = model_of(objective, algorithm, True).double()
+    contexts, middles = [[1, 5, 9], [2], [8, 8]], [3, 4, 6]
+    drawn = [[3, 7, 7, 1, 0], [5, 6, 7, 8, 9], [6, 6, 6, 6, 6]]
+    batch = {
+        "context": torch.tensor([c + [-1] * (4 - len(c)) for c in contexts]),
+        "middle": torch.tensor(middles), "negatives": torch.tensor(drawn),
+    }  # fmt: skip
+    inputs, outputs = (m.detach().numpy() for m in (model.inputs, model.outputs))
+    noise = COUNTS**0.75 / (COUNTS**0.75).sum()
+    expected, predictions = 0.0, 0
+    for context, middle, others in zip(contexts, middles, drawn, strict=True):
+        for words in [context] if algorithm == "cbow" else [[c] for c in context]:
+            hidden = inputs[words].mean(0)
+            if model.bias >= 0:
+                hidden[model.bias] = 1
+            false = [w for w in others if w != middle]
+            scores = outputs[[middle, *false]] @ hidden
+            if loss == "sampled":
+                expected += float(np.log(np.exp(scores).sum()) - scores[0])
+            else:
+                if loss == "contrast":
+                    scores = scores - np.log(5 * noise[[middle, *false]])
+                right = 1 / (1 + np.exp(-scores * np.array([1] + [-1] * len(false))))
+                expected -= float(np.log(right).sum())
+            predictions += 1
+    (move,) = objective.losses(model, batch)
+    assert move.weight == predictions == (3 if algorithm == "cbow" else 6)
+    assert float(move.loss.detach()) == pytest.approx(expected, rel=1e-6)
