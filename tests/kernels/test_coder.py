@@ -40,13 +40,31 @@ def test_symbols_of_any_width(symbols: list[tuple[int, int, int]]) -> None:
 
 
 def test_a_carry_runs_through_many_bytes() -> None:
-    """A range that straddles a power of two for long, then ends above it."""
+    """The range straddles one number for 200 symbols, so that all bytes out are 255, and ends above it."""
     plain, state, out = coder_plain.Encoder(), coder.register(), np.zeros(4000, np.uint8)
-    half = 2**20
-    for begin in [half - 1] + [2 * half - 1] * 200 + [half]:
-        plain.put(begin, 1, 2 * half)
-        coder.put(state, out, begin, 1, 2 * half)
-    assert coder.finish(state, out) == plain.finish()
+    total, put = 2**20, []
+
+    def write(begin: int, width: int) -> None:
+        put.append((begin, width))
+        plain.put(begin, width, total)
+        coder.put(state, out, begin, width, total)
+
+    for _ in range(200):
+        number = 0x40 << 56 + 8 * plain.size
+        place = -(-(number - plain.low) // (plain.range // total)) - 1  # the last that begins below
+        write(place, min(2, total - place))
+        assert plain.low < 0x40 << 56 + 8 * plain.size < plain.low + plain.range
+    size = int(state[2])
+    assert size > 100 and out[0] == 0x3F and (out[1:size] == 255).all()
+    number = 0x40 << 56 + 8 * plain.size
+    write(-(-(number - plain.low) // (plain.range // total)), 1)
+    assert out[0] == 0x40 and (out[1:size] == 0).all()
+    written = coder.finish(state, out)
+    assert written == plain.finish()
+    state, data = coder.opened(written)
+    for begin, width in put:
+        assert begin <= coder._found(state, total) < begin + width
+        coder._take(state, data, begin, width, total)
 
 
 @settings(deadline=None, max_examples=50)

@@ -30,6 +30,8 @@ from fourfold.optimizers.signals import Signals
 
 STRETCH = 20_000
 """Words that a thread takes at once."""
+SAID_FROM = 3.0
+"""Seconds of compiling from which it is said."""
 ROUND = 1_000_000
 """Words between two looks at signals, log and checkpoints."""
 
@@ -146,6 +148,7 @@ class _Search:
         )
         with Signals() as signals:
             try:
+                self._compile()
                 while self.progress < 1:
                     began = time.perf_counter()
                     before, self.stats[:, :2] = int(self.seen[:, 0].sum()), 0
@@ -175,6 +178,17 @@ class _Search:
             finally:
                 run.metrics.close()
                 run.console.close()
+
+    def _compile(self) -> None:
+        """Make the kernels' machine code now, of which no rate should tell; it is kept for later processes."""
+        if self.blocks is not None:
+            return
+        began = time.perf_counter()
+        nothing: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
+        nothing.put((0, 0))
+        self._work(0, nothing)
+        if (spent := time.perf_counter() - began) > SAID_FROM:
+            self.run.console.say(f"The kernels were compiled, once for this machine: {spent:.0f} s")
 
     def _advance(self) -> None:
         """A round: as many stretches as make up a million words, in order, and never over an epoch's end."""

@@ -127,6 +127,11 @@ class NGramModel(LanguageModel):
                 f"{path}: log10 probabilities differ by {difference:.2g} from the run's"
             )
         run.console.say(f"Read back: log10 probabilities differ by at most {difference:.2g}")
+        if vocabulary.unit != "space":
+            run.console.say(
+                f"Its words are this run's, of the unit {vocabulary.unit}; who reads the file cuts a text at its spaces "
+                "and finds others. For exchange fit with --data.unit space"
+            )
         return path
 
     def pictures(self, run: Run) -> Iterator[Picture]:
