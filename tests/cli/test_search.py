@@ -61,7 +61,7 @@ def test_help_says_what_is_searched(command: Command) -> None:
         (["search", "linaer"], "linaer: no such system; did you mean linear"),
         (["search", "linear", "--trials", "many"], "--trials: expected a whole number, got 'many'"),
         (["search", "linear", "--trials", "0"], "--trials: expected 1 or more, got 0"),
-        (["search", "linear", "--target", "y"], "linear has nothing left to search by itself"),
+        (["search", "perceptron", "--target", "y"], "perceptron has nothing left to search"),
         (["search", "--resume", "nowhere"], "nowhere: holds no search"),
         (["fit", "linear", "--repeats", "2"], "--repeats goes with --folds"),
         (["fit", "linear", "--folds", "1"], "--folds: expected 2 or more, got 1"),

@@ -210,3 +210,11 @@ def test_text_streams_and_stops() -> None:
     for row, piece in generate_text(net, [[1], [1]], voices, **options, generators=noise()):
         whole[row] += piece
     assert whole == {0: text[:4], 1: text}
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1.0, 1e30, 1.7e308])
+def test_no_temperature_makes_what_must_never_come_possible(temperature: float) -> None:
+    logits = torch.tensor([[1.0, float("-inf"), 3.0]])
+    for filters in ({}, {"min_p": 0.9}, {"top_p": 0.5}, {"top_k": 2}):
+        shares = Sampling(temperature, **filters).probabilities(logits)
+        assert shares.isfinite().all() and shares[0, 1] == 0 and shares.sum() > 0

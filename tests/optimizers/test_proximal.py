@@ -173,7 +173,7 @@ def test_without_a_strength_the_best_on_the_validation_rows_is_kept() -> None:
     index = tried.index(best)
     assert torch.equal(run.model.path[index], run.model.weight.detach())
     assert run.metrics.lines[-1]["valid.loss"] == best["valid.loss"]
-    assert f"A lasso of {best['lasso']:.4g} measured best" in run.notes[0]
+    assert f"A lasso of {best['lasso']:.4g} measured best" in " ".join(run.notes)
     metric = fourfold.fit(
         "softmax", sparse(), target="side", out=False, optimizer="proximal", metric="auroc"
     )

@@ -61,8 +61,8 @@ def test_its_examples_are_answered(client: Client) -> None:
     asked = 0
     for path, methods in document(http)["paths"].items():
         _, _, name, verb = ("//" + path).rsplit("/", 3)
-        # the data of these runs was in memory: they cannot be evaluated on it again
-        left_out = verb in ("evaluate", "export")
+        # the data of these runs was in memory: they cannot be evaluated on it again; no example is a file of compress
+        left_out = verb in ("evaluate", "export", "expand")
         if name not in ("books", "rents") or left_out or "post" not in methods:
             continue
         content = methods["post"]["requestBody"]["content"]["application/json"]

@@ -45,8 +45,10 @@ class Sampling:
     def probabilities(self, logits: Tensor) -> Tensor:
         """What the filters leave, unnormalized: (B, V) float from logits (B, V), temperature above 0."""
         logits = logits.float()
-        # from the largest, so that a tiny temperature does not overflow: it leaves the largest alone
-        logits = (logits - logits.amax(-1, keepdim=True)) / max(self.temperature, 1e-30)
+        # from the largest, so that a tiny temperature does not overflow: it leaves the largest alone; a
+        # huge one is no infinity, by which what must never come (-inf) would be no number
+        temperature = min(max(self.temperature, 1e-30), 1e30)
+        logits = (logits - logits.amax(-1, keepdim=True)) / temperature
         if self.top_k is not None and self.top_k < logits.shape[-1]:
             least = logits.topk(self.top_k, dim=-1).values[:, -1:]
             logits = logits.masked_fill(logits < least, float("-inf"))
