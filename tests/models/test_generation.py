@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fourfold.models.generation import Decoder, Sampling, Voice, generate, generate_text
@@ -184,6 +184,7 @@ def test_stop_strings_across_tokens() -> None:
 
 
 @settings(deadline=None, max_examples=100)
+@example("aza", ["z", "aza"])
 @given(st.text("abz", max_size=12), st.lists(st.text("abz", min_size=1, max_size=3), max_size=3))
 def test_stop_strings_equal_searching_the_whole_text(text: str, stop: list[str]) -> None:
     ends = [text.find(s) for s in stop if s in text]

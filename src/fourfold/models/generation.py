@@ -337,10 +337,11 @@ class Voice:
 
     def _say(self, text: str) -> str:
         text = self.held + text
-        places = [place for s in self.stop if (place := text.find(s)) >= 0]
-        if places:
+        ends = [place + len(s) for s in self.stop if (place := text.find(s)) >= 0]
+        if ends:  # the one that is whole first decides, also where several came in one piece
             self.ended, self.held = True, ""
-            return text[: min(places)]
+            text = text[: min(ends)]
+            return text[: min(place for s in self.stop if (place := text.find(s)) >= 0)]
         longest = max((len(s) for s in self.stop), default=1) - 1
         beginnings = (text[-n:] for n in range(min(longest, len(text)), 0, -1))
         self.held = next((b for b in beginnings if any(s.startswith(b) for s in self.stop)), "")
