@@ -6,9 +6,9 @@ position-dependent weights. Trained by SGD at a falling rate, where the paper ha
 
     fourfold fit ivlbl corpus.txt --width 300 --window 5 --negatives 25
 
-Result: WordSim-353 0.55 (25 negatives: 0.58), Google analogies 7.0% (7.5%) of the 6,571 whose words are known, after 5
-epochs of the first 1.17 M words of text8 at width 100: fourfold fit ivlbl text8_first.txt.gz --threads 1, then
-evaluate. Skip-gram with hierarchical softmax: 0.54, 7.0%.
+Result: WordSim-353 0.538 (25 negatives: 0.585), Google analogies 6.7% (7.5%) of the 6,571 whose words are known, after 5
+epochs of the first 1.17 M words of text8 at width 100, means of three seeds: fourfold fit ivlbl text8_first.txt.gz, then
+evaluate. Skip-gram with hierarchical softmax: 0.560, 7.3%.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ Trained by SGD at a falling rate, where the paper has Adagrad.
 
     fourfold fit vlbl corpus.txt --width 300 --window 5 --negatives 25
 
-Result: WordSim-353 0.50 (25 negatives: 0.51), Google analogies 6.5% (7.2%) of the 6,571 whose words are known, after 5
-epochs of the first 1.17 M words of text8 at width 100: fourfold fit vlbl text8_first.txt.gz --threads 1, then
+Result: WordSim-353 0.497 (25 negatives: 0.521), Google analogies 6.0% (7.0%) of the 6,571 whose words are known, after 5
+epochs of the first 1.17 M words of text8 at width 100, means of three seeds: fourfold fit vlbl text8_first.txt.gz, then
 evaluate.
 """
 
