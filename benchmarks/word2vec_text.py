@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,5 +102,5 @@ def planted(folder: Path) -> tuple[Path, list[tuple[str, str, str, str]]]:
 
 
 if __name__ == "__main__":
-    for made in write(Path("/tmp/w2v")):
+    for made in write(Path(tempfile.gettempdir()) / "word2vec"):
         print(made, sum(len(line.split()) for line in made.open()))
