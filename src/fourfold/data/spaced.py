@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fourfold.core.errors import UserError
-from fourfold.data.vocabulary import END, UNKNOWN, Decoder, Texts, Vocabulary
+from fourfold.data.vocabulary import END, UNKNOWN, Decoder, SpelledVocabulary, Texts
 from fourfold.data.word_table import LINE, WordTable
 from fourfold.data.words import frequent, numbered, ranked
 
@@ -41,7 +41,7 @@ class _SpacedDecoder(Decoder):
         return space + text
 
 
-class Spaced(Vocabulary):
+class Spaced(SpelledVocabulary):
     """Words between spaces, most frequent first after the end token 0, the unknown token 1 and the line's end 2."""
 
     unit = "space"
@@ -66,14 +66,6 @@ class Spaced(Vocabulary):
             table.count(text)
         words = ranked(table.counted(), (UNKNOWN,), size, special=3, min_count=min_count)
         return cls(words, padded=2 * padded > lines)
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def encode_many(
-        self, texts: Sequence[str], before: Sequence[str] | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return self.encode_spelled(texts, before)[:2]
 
     def encode_spelled(
         self, texts: Sequence[str], before: Sequence[str] | None = None
@@ -116,7 +108,7 @@ class _PieceDecoder(Decoder):
         return self.entries[token]
 
 
-class Jieba(Vocabulary):
+class Jieba(SpelledVocabulary):
     """What jieba cuts Chinese text into, white space and all; the end token is 0, the unknown token 1."""
 
     unit = "jieba"
@@ -132,14 +124,6 @@ class Jieba(Vocabulary):
         """Those words of the training split that occur often enough."""
         pieces = (_cut(text) for text, _ in texts())
         return cls(frequent(pieces, (UNKNOWN,), size, special=2, min_count=min_count))
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def encode_many(
-        self, texts: Sequence[str], before: Sequence[str] | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return self.encode_spelled(texts, before)[:2]
 
     def encode_spelled(
         self, texts: Sequence[str], before: Sequence[str] | None = None

@@ -163,6 +163,26 @@ class Vocabulary(ABC):
         write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2))
 
 
+class SpelledVocabulary(Vocabulary):
+    """A vocabulary of words: finding the tokens of a text tells what its unknown words are, too."""
+
+    entries: list[str]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def encode_many(
+        self, texts: Sequence[str], before: Sequence[str] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return self.encode_spelled(texts, before)[:2]
+
+    @abstractmethod
+    def encode_spelled(
+        self, texts: Sequence[str], before: Sequence[str] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """See `Vocabulary.encode_spelled`."""
+
+
 class BytesDecoder(Decoder):
     """For entries that are byte strings."""
 

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from fourfold.data.vocabulary import END, UNKNOWN, Decoder, Texts, Vocabulary, limit
+from fourfold.data.vocabulary import END, UNKNOWN, Decoder, SpelledVocabulary, Texts, limit
 
 JOIN = ""
 """What the pattern finds where a word follows without a space: the empty string."""
@@ -148,7 +148,7 @@ class _WordDecoder(Decoder):
         return space + text
 
 
-class Words(Vocabulary):
+class Words(SpelledVocabulary):
     """Words, most frequent first after the end token 0, the unknown token 1 and <join> 2."""
 
     unit = "word"
@@ -166,14 +166,6 @@ class Words(Vocabulary):
         """Those words of the training split that occur often enough."""
         pieces = (split_words(text, before) for text, before in texts())
         return cls(frequent(pieces, (JOIN, UNKNOWN), size, special=3, min_count=min_count))
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def encode_many(
-        self, texts: Sequence[str], before: Sequence[str] | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return self.encode_spelled(texts, before)[:2]
 
     def encode_spelled(
         self, texts: Sequence[str], before: Sequence[str] | None = None
