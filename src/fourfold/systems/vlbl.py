@@ -13,44 +13,14 @@ evaluate.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import ClassVar, Literal
 
-from pydantic import PositiveInt, model_validator
-
-from fourfold.core.parts import Data
 from fourfold.core.system import system
-from fourfold.data.sentences import Sentences
-from fourfold.models.word_vectors import WordVectors
-from fourfold.objectives.words import WordPrediction
-from fourfold.optimizers.hogwild import Hogwild
-from fourfold.tasks.vector_building import contrast_only, small_language, vectors_for
-from fourfold.tasks.word_vectors import LearnsVectors
+from fourfold.tasks.bilinear_vectors import BilinearVectors
 
 
 @system("vlbl", reads="text")
-class VLBL(LearnsVectors):
+class VLBL(BilinearVectors):
     """Vectors of words, learned by telling the middle word of a window from noise."""
 
-    data: Sentences = Sentences()
-    width: PositiveInt = 100
-    """Numbers of a vector."""
-    objective: WordPrediction = WordPrediction(loss="contrast", negatives=10, power=1.0)
-    optimizer: Hogwild = Hogwild()
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        contrast_only(self.objective, "cbow")
-        return self
-
-    def build(self, data: Data) -> WordVectors:
-        """Two matrices for this vocabulary, and a bias for each word."""
-        return vectors_for(data, self.width, self.objective, "cbow")
-
-    @classmethod
-    def toy(cls) -> tuple[VLBL, Any]:
-        """Two topics whose words never meet."""
-        small = cls(
-            data=Sentences(min_count=1, split=(0.9, 0.1, 0.0)), width=8,
-            optimizer=Hogwild(epochs=3, threads=1),
-        )  # fmt: skip
-        return small, small_language()
+    algorithm: ClassVar[Literal["skip-gram", "cbow"]] = "cbow"
