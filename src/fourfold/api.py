@@ -14,9 +14,10 @@ import torch
 from fourfold.core.console import Console
 from fourfold.core.device import seed_generators
 from fourfold.core.errors import Interrupted, UserError, nearest
-from fourfold.core.folders import find_run, new_folder
+from fourfold.core.folders import new_folder
 from fourfold.core.metrics import Metrics
 from fourfold.core.options import merge, parts_of
+from fourfold.core.parts import Data
 from fourfold.core.registry import Entry, index, load_system, register
 from fourfold.core.run import Run
 from fourfold.core.sources import describe, stored, timestamp
@@ -280,9 +281,10 @@ def _base(cls: Any, other: Run | None) -> System | None:
         return None
     if type(other.system) is cls:
         return other.system
+    taken = dict(cls.inherits(other))
     if parts_of(cls.model_fields["data"].annotation) == (type(other.system.data),):
-        return merge(cls, {"data": other.system.data})
-    return None
+        taken["data"] = other.system.data
+    return merge(cls, taken, where=f"--from {other.folder}") if taken else None
 
 
 def _keeps_preparation(configured: System, other: Run | None) -> None:
@@ -322,15 +324,16 @@ def _begin(run: Run, source: Any, valid: Any) -> None:
     seed_generators(run.seed, run.device)
     if other is not None:
         run.system.accepts(other)
-    if (
-        other is not None
-        and other.folder is not None
-        and type(other.system.data) is type(run.system.data)
-    ):
-        prepared = run.system.data.restore(other.folder / "data")
-        run.data = prepared.reopen(source, seed=run.seed, valid=valid)
-    else:
-        run.data = run.system.data.open(source, seed=run.seed, valid=valid)
+    data: Data | None = None
+    if other is not None and other.folder is not None:
+        if type(other.system.data) is type(run.system.data):
+            prepared = run.system.data.restore(other.folder / "data")
+            data = prepared.reopen(source, seed=run.seed, valid=valid)
+        else:
+            data = run.system.data.adopt(other.data, source, seed=run.seed, valid=valid)
+    if data is None:
+        data = run.system.data.open(source, seed=run.seed, valid=valid)
+    run.data = data
     run.about["data_seconds"] = round(time.perf_counter() - began, 3)
     if source is not None and run.sources is not None:
         if stored(source) is None:
@@ -360,11 +363,11 @@ def _build(run: Run) -> None:
         ) from error
     origin = run.about.get("from")
     if origin and not (run.folder and latest_checkpoint(run.folder / "checkpoints")):
+        other = Run.open(origin)
         try:
-            load_weights(find_run(origin) / "weights.safetensors", model)
+            run.system.take_over(model, other)
         except UserError as error:
-            name = Run.open(origin).system.name
-            raise UserError(f"--from {origin} (a run of {name}): {error}") from error
+            raise UserError(f"--from {origin} (a run of {other.system.name}): {error}") from error
     run.model = model
     run.objective = run.system.objective.prepare(run)
     # what building draws depends on the model; the search begins from a state of its own

@@ -135,7 +135,9 @@ def test_noise_contrastive_estimation(words: int, width: int, k: int, seed: int)
     for n in range(4):
         for word, label in [(int(targets[n]), 1), *((int(w), 0) for w in drawn)]:
             p = torch.exp(layer.weight[word] @ hidden[n] + layer.bias[word])
-            rest = k * noise[word]  # 1 - h = rest / (p + rest), written so that it does not cancel where h is near 1
+            rest = (
+                k * noise[word]
+            )  # 1 - h = rest / (p + rest), written so that it does not cancel where h is near 1
             plain = plain - torch.log((p if label else rest) / (p + rest))
     same(ours, plain, hidden, layer.weight, layer.bias)
 

@@ -141,6 +141,18 @@ class DataOptions(Part, ABC):
             UserError: something about the sources is wrong.
         """
 
+    def adopt(
+        self, prepared: Data, sources: Any, *, seed: int = 0, valid: Any = None
+    ) -> Data | None:
+        """As `open`, under what data of another kind has prepared, as the vocabulary of the run that is begun from.
+
+        None, the default, where nothing of it serves: the preparation is then fitted anew.
+
+        Raises:
+            UserError: something about the sources is wrong, or they do not go with that preparation.
+        """
+        return None
+
     @abstractmethod
     def restore(self, folder: Path) -> Data:
         """The preparation that `Data.save` wrote, without examples; `reopen` brings examples."""

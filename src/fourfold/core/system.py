@@ -72,8 +72,28 @@ class System(Part):
         """
         raise NotImplementedError
 
+    @classmethod
+    def inherits(cls, other: Run) -> dict[str, Any]:
+        """Options that a run of this system takes over from a run of another system that it begins from.
+
+        They are this system's fields by path, as {"layers": 4}; explicit options win over them. A run of the
+        same system hands over all its options, and data of the same kind theirs, without this.
+        """
+        return {}
+
     def accepts(self, other: Run) -> None:  # noqa: B027  # what does not fit is found when weights are read
         """Before anything is built on another run's weights: refuse, in a sentence, what cannot go on from it."""
+
+    def take_over(self, model: nn.Module, other: Run) -> None:
+        """Give a fresh model the weights of the run that it begins from.
+
+        Raises:
+            UserError: they do not fit.
+        """
+        from fourfold.core.state import load_weights
+
+        assert other.folder is not None  # noqa: S101  # only runs with a folder are begun from
+        load_weights(other.folder / "weights.safetensors", model)
 
     def suited(self, run: Run) -> Self:
         """The configuration that a new run keeps, once its data is there: what was left to the data is decided."""
