@@ -20,7 +20,6 @@ from fourfold.systems.hlbl import HierarchicalLogBilinear
 from fourfold.systems.lbl import LogBilinearModel
 from fourfold.systems.nnlm import NeuralProbabilistic
 from fourfold.tasks.contexts import mean_predictions
-from fourfold.testing import check_system
 
 SYSTEMS: list[type[System]] = [NeuralProbabilistic, LogBilinearModel, HierarchicalLogBilinear]
 LESSON = "the cat sat on the mat. the dog sat on the log. "
@@ -35,11 +34,6 @@ def fitted(system: type[System], text: str | list[str], **options: Any) -> Run:
         part, _, field = path.partition("__")
         changed = api.configure(changed, {part: {field: value} if field else value})
     return fourfold.fit(changed, {"text": [text] if isinstance(text, str) else text}, out=False)
-
-
-@pytest.mark.parametrize("system", SYSTEMS, **names)
-def test_keeps_what_every_system_must(system: type[System]) -> None:
-    check_system(system)
 
 
 @pytest.mark.parametrize("system", SYSTEMS, **names)

@@ -16,7 +16,6 @@ from fourfold.core.run import Run
 from fourfold.data.text import Text
 from fourfold.optimizers.gradient import Gradient
 from fourfold.systems.gpt import GPT, _surprises
-from fourfold.testing import check_system
 
 LESSON = "the cat sat on the mat. the dog sat on the log. "
 
@@ -36,10 +35,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return fourfold.fit(
         system, {"text": [LESSON * 120]}, out=tmp_path_factory.mktemp("gpt") / "run"
     )
-
-
-def test_keeps_what_every_system_must() -> None:
-    check_system(GPT)
 
 
 def test_learns_and_continues(run: Run) -> None:
