@@ -185,6 +185,17 @@ def test_kenlm_scores_every_sentence_as_we_do(tmp_path: Path, unit: str, method:
         assert model.score(" ".join(names)) == pytest.approx(-nats.sum() / math.log(10), abs=1e-4)
 
 
+def test_a_foreign_file_says_that_it_ends_no_document(tmp_path: Path) -> None:
+    lines = ["\\data\\", "ngram 1=4", "", "\\1-grams:", "-99\t<s>", "-0.60206\t</s>"]
+    lines += ["-0.60206\ta", "-0.30103\t<unk>", "", "\\end\\"]
+    (tmp_path / "small.arpa").write_text("\n".join(lines) + "\n")
+    run = fourfold.import_(tmp_path / "small.arpa", out=False)
+    assert run.notes == [
+        f"{tmp_path / 'small.arpa'}: has no token for the end of a document, "
+        "so a generated text has as many tokens as are asked for"
+    ]
+
+
 def test_a_file_of_our_own_comes_back_as_a_run(tmp_path: Path) -> None:
     """A model of words between spaces goes through its ARPA file to the same scores."""
     run = fitted("the cat sat\nthe dog sat\na cat\n" * 5, **{"data.unit": "space"})

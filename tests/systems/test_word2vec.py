@@ -212,6 +212,14 @@ def test_what_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
         api.fit("word2vec", text, from_=tmp_path / "tree", out=False, grow=True)
 
 
+def test_what_is_measured_without_unknown_words_says_how_many() -> None:
+    text = ["the cat sat on the mat .", "the dog sat on a mat ."] * 20
+    run = api.fit("word2vec", {"text": text}, out=False, epochs=1, min_count=1)
+    score = run.evaluate({"text": ["the zebra sat on the mat ."] * 10})
+    assert "10 of 60 words are not in the vocabulary" in " ".join(score.notes)
+    assert "not in the vocabulary" not in " ".join(run.evaluate({"text": text}).notes)
+
+
 @pytest.mark.parametrize(
     "text, options, said",
     [

@@ -428,6 +428,10 @@ def _opened(
             f"the text has one word only ({vocabulary.words[0]!r}): there is no context to learn from"
         )
     numbers, left = _numbered(numbers, words, vocabulary)
+    if whole and left:
+        notes.append(
+            f"{left:,} of {total:,} words are not in the vocabulary: they are left out and not measured"
+        )
     parts = _split(options, numbers, whole)
     if other is not None:
         parts["valid"] = _sentences(_numbered(*other, vocabulary)[0])

@@ -39,7 +39,7 @@ from fourfold.kernels.ngram_growth import Growth, grow
 from fourfold.kernels.ngram_smoothing import Order
 from fourfold.look import ngram as look
 from fourfold.models.arpa import level_edges, paths, write_arpa
-from fourfold.models.arpa_read import looks_like_arpa, read_arpa
+from fourfold.models.arpa_read import IMPOSSIBLE, looks_like_arpa, read_arpa
 from fourfold.models.ngram import NGram
 from fourfold.objectives.likelihood import Likelihood
 from fourfold.optimizers.counting import Counting
@@ -98,7 +98,12 @@ class NGramModel(LanguageModel):
         model = system.build(data)
         edges = level_edges(found.tables)
         model.take(found.tables, [Order(n, n, (), (), False) for n in np.diff(edges).tolist()])
-        return system, data, model, found.notes
+        notes = list(found.notes)
+        if model.tables.logs[model.end] < 0.99 * IMPOSSIBLE * math.log(10):
+            notes.append(
+                f"{path}: has no token for the end of a document, so a generated text has as many tokens as are asked for"
+            )
+        return system, data, model, notes
 
     def reader(self, run: Run) -> Reader:
         """See `LanguageModel.reader`."""
