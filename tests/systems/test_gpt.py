@@ -15,7 +15,8 @@ from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.data.text import Text
 from fourfold.optimizers.gradient import Gradient
-from fourfold.systems.gpt import GPT, _surprises
+from fourfold.systems.gpt import GPT
+from fourfold.tasks.transformer_language import surprises
 
 LESSON = "the cat sat on the mat. the dog sat on the log. "
 
@@ -100,7 +101,7 @@ def test_every_token_is_scored_once(run: Run, length: int) -> None:
     generator = torch.Generator().manual_seed(length)
     size = len(run.data.vocabulary)
     tokens = torch.randint(size, (length + 1,), generator=generator).tolist()
-    fast = _surprises(run.model, tokens)
+    fast = surprises(run.model, tokens)
     assert fast.shape == (length,)
     slow = torch.tensor(slow_surprises(run.model, tokens), dtype=torch.float64)
     torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)
@@ -111,7 +112,7 @@ def test_score_in_all_its_units(run: Run) -> None:
     score = run.score(text)
     data = run.data
     tokens = [data.vocabulary.end, *data.vocabulary.encode(text).tolist()]
-    nats = float(_surprises(run.model, tokens).sum())
+    nats = float(surprises(run.model, tokens).sum())
     assert score["tokens"] == len(text)
     assert score["nats_per_token"] == pytest.approx(nats / len(text))
     assert score["bits_per_token"] == pytest.approx(nats / len(text) / math.log(2))
@@ -177,7 +178,7 @@ def test_from_refuses_what_the_old_preparation_would_ignore(run: Run, tmp_path: 
     for options, sentence in (
         ({"unit": "word"}, "data.unit stays 'character' (got 'word')"),
         ({"vocabulary": 20}, "data.vocabulary stays None (got 20)"),
-        ({"layers": 3}, "blocks.2."),
+        ({"layers": 3}, f"--layers 3: the weights of {run.folder} were made with layers 2"),
     ):
         with pytest.raises(UserError) as error:
             fourfold.fit(GPT, {"text": [LESSON * 20]}, from_=run, out=False, steps=1, **options)

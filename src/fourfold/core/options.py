@@ -422,7 +422,11 @@ def hints(method: Any) -> dict[str, Any]:
     import inspect
     import sys
 
-    names = {**vars(sys.modules[method.__module__]), **_late()}
+    extended = getattr(
+        method, "extended", None
+    )  # whose options are annotated in its own module's words
+    names = vars(sys.modules[extended.__module__]) if extended else {}
+    names = {**names, **vars(sys.modules[method.__module__]), **_late()}
     found = {}
     for parameter in list(inspect.signature(method).parameters.values())[2:]:
         annotation = parameter.annotation

@@ -6,17 +6,13 @@ Pickled weights are refused: opening one would execute code.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from fourfold.core.errors import UserError, nearest
-from fourfold.core.state import atomically, write_text
+from fourfold.models.hf_folder import StoredTensors, fill, read_config, write_folder, write_json
 from fourfold.models.transformer import Transformer
 
 ARCHITECTURE = "LlamaForCausalLM"
@@ -65,14 +61,10 @@ def save_llama(
     Raises:
         UserError: the disk is full or may not be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot make this folder ({error.strerror})") from error
-    weights = {
-        llama_name(name): value.detach().to("cpu", dtype or value.dtype).contiguous()
+    weights = (
+        (llama_name(name), value.detach().to("cpu", dtype or value.dtype))
         for name, value in model.named_parameters()  # names a shared tensor once, as the embedding's
-    }
+    )
     kind = str(dtype or model.embedding.weight.dtype).removeprefix("torch.")
     rope = {"rope_type": "default", "rope_theta": model.base}
     config = {
@@ -100,11 +92,8 @@ def save_llama(
         "torch_dtype": kind,
     }
     generation = {"bos_token_id": end, "eos_token_id": end, "do_sample": True}
-    atomically(
-        folder / "model.safetensors", lambda path: save_file(weights, path, {"format": "pt"})
-    )
-    write_text(folder / "config.json", json.dumps(config, indent=2))
-    write_text(folder / "generation_config.json", json.dumps(generation, indent=2))
+    write_folder(folder, config, weights)
+    write_json(folder / "generation_config.json", generation)
 
 
 def load_llama(folder: Path, *, window: int | None = None, dropout: float = 0.0) -> Transformer:
@@ -120,9 +109,7 @@ def load_llama(folder: Path, *, window: int | None = None, dropout: float = 0.0)
             another one or uses what this model does not have.
     """
     path = folder / "config.json"
-    config = _read_json(path)
-    if missing := [name for name in NEEDED if not config.get(name)]:
-        raise UserError(f"{path}: has no {', '.join(missing)}")
+    config = read_config(folder, NEEDED)
     _check(config, path)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     try:
@@ -142,20 +129,10 @@ def load_llama(folder: Path, *, window: int | None = None, dropout: float = 0.0)
             )
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: {error}") from error
-    _fill(model, folder)
+    stored = StoredTensors(folder)
+    fill(model, lambda name, shape: stored.read(llama_name(name), shape))
+    model.reset_positions()
     return model
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; expected a Hugging Face model folder") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
 
 
 def _check(config: dict[str, Any], path: Path) -> None:
@@ -177,63 +154,3 @@ def _check(config: dict[str, Any], path: Path) -> None:
     for field, (found, wanted) in expected.items():
         if found != wanted:
             raise UserError(f"{path}, {field}: expected {wanted}, got {found!r}")
-
-
-def _fill(model: Transformer, folder: Path) -> None:
-    """Give a model on the meta device its weights and its tables of positions."""
-    files = _files(folder)
-    tensors: dict[str, Tensor] = {}
-    for name, _ in model.named_parameters():
-        stored = llama_name(name)
-        file = files.get(stored)
-        if file is None:
-            raise UserError(f"{folder}: its weights have no {stored}")
-        with _opened(file) as weights:
-            try:
-                tensors[name] = weights.get_tensor(stored).float()
-            except SafetensorError as error:
-                raise UserError(f"{file}: damaged: {stored} cannot be read ({error})") from error
-        shape = model.get_parameter(name).shape
-        if tensors[name].shape != shape:
-            raise UserError(
-                f"{file}, {stored}: expected shape {tuple(shape)}, got {tuple(tensors[name].shape)}"
-            )
-    if model.tied:
-        tensors["head.weight"] = tensors["embedding.weight"]
-    model.load_state_dict(tensors, assign=True)
-    if model.tied:  # assigned one by one, they would be two parameters
-        model.head.weight = model.embedding.weight
-    model.reset_positions()
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    """The file of each stored tensor."""
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if index.exists():
-        places = _read_json(index).get("weight_map", {})
-        for file in sorted(set(places.values())):
-            # a shard stands beside its index; a path that leads elsewhere is not followed
-            if Path(file).name != file or not file.endswith(".safetensors"):
-                raise UserError(f"{index}: names {file}; expected .safetensors files beside it")
-            if not (folder / file).exists():
-                raise UserError(f"{folder / file}: missing, named by {index.name}")
-        return {name: folder / file for name, file in places.items()}
-    if single.exists():
-        with _opened(single) as weights:
-            return dict.fromkeys(weights.keys(), single)
-    pickled = sorted(p.name for p in folder.glob("*.bin")) + sorted(
-        p.name for p in folder.glob("*.pt*")
-    )
-    if pickled:
-        raise UserError(
-            f"{folder / pickled[0]}: pickled weights are not opened, they may execute code; "
-            "save the model as safetensors"
-        )
-    raise UserError(f"{folder}: has no model.safetensors")
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")  # type: ignore[no-untyped-call]
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged or not safetensors ({error})") from error

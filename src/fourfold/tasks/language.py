@@ -34,7 +34,6 @@ from fourfold.models.generation import Sampling, Voice, spoken
 from fourfold.tasks.compressing import compress_file, expand_file
 from fourfold.tasks.looking import Looking
 from fourfold.tasks.reader import Reader as Reader
-from fourfold.tasks.reader import read_on
 
 if TYPE_CHECKING:
     import polars as pl
@@ -185,16 +184,10 @@ class LanguageModel(Looking):
             count: continuations of each prompt.
             seed: the same seed gives the same continuations; None gives others each time.
         """
-        vocabulary = vocabulary_of(run.data)
-        unknown = vocabulary.unknown
-        stream = functools.partial(
-            _read_on,
-            self.reader(run),
-            tokens=tokens,
-            sampling=Sampling(temperature, top_k, top_p, min_p),
-            never=() if unknown is None else (unknown,),
-        )
-        yield from continuations(run, stream, prompt, stop=stop, count=count, seed=seed)
+        yield from continued(
+            run, self.reader(run), prompt, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+            min_p=min_p, stop=stop, count=count, seed=seed,
+        )  # fmt: skip
 
     def preview(self, run: Run) -> str:
         """A short continuation of nothing, always from the same seed."""
@@ -233,6 +226,32 @@ class LanguageModel(Looking):
 
 
 # --- what systems with ways of their own share ------------------------------------------------------
+
+
+def continued(
+    run: Run,
+    reader: Reader,
+    prompt: str | list[str],
+    *,
+    tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    stop: Sequence[str],
+    count: int,
+    seed: int | None,
+) -> Iterator[str]:
+    """What `generate` says, by a reader of one's own: see there."""
+    unknown = reader.vocabulary.unknown
+    stream = functools.partial(
+        _read_on,
+        reader,
+        tokens=tokens,
+        sampling=Sampling(temperature, top_k, top_p, min_p),
+        never=() if unknown is None else (unknown,),
+    )
+    yield from continuations(run, stream, prompt, stop=stop, count=count, seed=seed)
 
 
 def continuations(
@@ -300,8 +319,17 @@ def text_data(data: Data) -> TextData:
 
 
 def vocabulary_of(data: Data) -> Vocabulary:
-    """The vocabulary of a run's data."""
-    return text_data(data).vocabulary
+    """The vocabulary of a run's data, which is text or else made of it, as conversations are.
+
+    Raises:
+        TypeError: it has none.
+    """
+    vocabulary = getattr(data, "vocabulary", None)
+    if not isinstance(vocabulary, Vocabulary):
+        raise TypeError(
+            f"a language model expects data with a vocabulary, got {type(data).__name__}"
+        )
+    return vocabulary
 
 
 # --- private ----------------------------------------------------------------------------------------
@@ -318,7 +346,7 @@ def _read_on(
     generators: list[torch.Generator],
     **options: Any,
 ) -> Iterator[tuple[int, int]]:
-    return read_on(reader, starts, generators=generators, **options)
+    return reader.read_on(starts, generators=generators, **options)
 
 
 def _prompt(run: Run, vocabulary: Vocabulary, text: str) -> list[int]:

@@ -54,6 +54,20 @@ class Reader(ABC):
             state = self.push(state, torch.tensor([token]))
         return found
 
+    def read_on(
+        self,
+        starts: Sequence[Sequence[int]],
+        *,
+        tokens: int,
+        sampling: Sampling,
+        generators: Sequence[torch.Generator],
+        never: Sequence[int] = (),
+    ) -> Iterator[tuple[int, int]]:
+        """Continue texts: see `read_on`; a subclass may have a faster way."""
+        return read_on(
+            self, starts, tokens=tokens, sampling=sampling, generators=generators, never=never
+        )
+
 
 def read_on(
     reader: Reader,
