@@ -132,8 +132,7 @@ def fit(
     """
     other = _other(from_)
     cls = load_system(system) if isinstance(system, str) else system
-    configured = configure(cls, options, size, _base(cls, other))
-    _keeps_preparation(configured, other)
+    configured = _configured(cls, options, size, other)
     run = Run(
         configured,
         folder=_fresh_folder(configured.name, out),
@@ -287,15 +286,38 @@ def _base(cls: Any, other: Run | None) -> System | None:
     return merge(cls, taken, where=f"--from {other.folder}") if taken else None
 
 
-def _keeps_preparation(configured: System, other: Run | None) -> None:
+def _configured(
+    cls: type[System] | System, options: dict[str, Any], size: str | None, other: Run | None
+) -> System:
+    """A configured system with what it takes over from the run that it begins from, or that prepares its data.
+
+    Raises:
+        UserError: as `configure`, or an option contradicts that preparation.
+    """
+    configured = configure(cls, options, size, _base(cls, other))
+    if other is not None:
+        _keeps_preparation(configured, other, "--from")
+        return configured
+    guide = _other(configured.prepared_by())
+    if guide is None or type(guide.system.data) is not type(configured.data):
+        return configured
+    if isinstance(cls, type):  # what a configured system says of its data is asked for
+        theirs, loose = guide.system.data.model_dump(), configured.data.loose
+        taken = {f"data.{name}": value for name, value in theirs.items() if name not in loose}
+        configured = configure(cls, options, size, merge(cls, taken, where=str(guide.folder)))
+    _keeps_preparation(configured, guide, "--teacher")
+    return configured
+
+
+def _keeps_preparation(configured: System, other: Run, who: str) -> None:
     """Refuse options that the preparation taken over from another run would silently ignore."""
-    if other is None or type(other.system.data) is not type(configured.data):
+    if type(other.system.data) is not type(configured.data):
         return
     before, after = other.system.data.model_dump(), configured.data.model_dump()
     for path, was, now in differences(before, after):
         if path.split(".")[0] not in configured.data.loose:
             raise UserError(
-                f"--from takes over how {other.folder} prepared its data, so data.{path} stays {was!r} (got {now!r})"
+                f"{who} takes over how {other.folder} prepared its data, so data.{path} stays {was!r} (got {now!r})"
             )
 
 
@@ -324,13 +346,14 @@ def _begin(run: Run, source: Any, valid: Any) -> None:
     seed_generators(run.seed, run.device)
     if other is not None:
         run.system.accepts(other)
+    guide = other if other is not None else _other(run.system.prepared_by())
     data: Data | None = None
-    if other is not None and other.folder is not None:
-        if type(other.system.data) is type(run.system.data):
-            prepared = run.system.data.restore(other.folder / "data")
+    if guide is not None and guide.folder is not None:
+        if type(guide.system.data) is type(run.system.data):
+            prepared = run.system.data.restore(guide.folder / "data")
             data = prepared.reopen(source, seed=run.seed, valid=valid)
         else:
-            data = run.system.data.adopt(other.data, source, seed=run.seed, valid=valid)
+            data = run.system.data.adopt(guide.data, source, seed=run.seed, valid=valid)
     if data is None:
         data = run.system.data.open(source, seed=run.seed, valid=valid)
     run.data = data
@@ -496,8 +519,7 @@ def plan(
         arguments.pop(name, None)
     other = _other(keep["from_"])
     cls = load_system(system) if isinstance(system, str) else system
-    configured = configure(cls, arguments, keep["size"], _base(cls, other))
-    _keeps_preparation(configured, other)
+    configured = _configured(cls, arguments, keep["size"], other)
     run = Run(
         configured,
         sources=source,

@@ -240,6 +240,7 @@ def merge(
             path = resolve(system, name)
             option = options(system).get(path)
             given[path] = parse(value, option.annotation if option else Any)
+    _choose_kinds(system, given)
     for path in sorted(given, key=len):  # a part's kind before the part's fields
         value = given[path]
         variants = _variants(system, path)
@@ -260,6 +261,16 @@ def merge(
             # a part of a class that the annotation only knows the base of stays of its class
             tree[name] = construct(type(value), tree[name], where=where)
     return construct(system, tree, where=where)
+
+
+def _choose_kinds(system: type[Part], given: dict[tuple[str, ...], Any]) -> None:
+    """Add the kinds that fields choose which are given without one."""
+    for path, value in list(given.items()):
+        if value is None or path[:-1] in given:
+            continue
+        for variant in _variants(system, path[:-1]):
+            if path[-1] in variant.chosen_by:
+                given[path[:-1]] = kind_of(variant)
 
 
 @contextlib.contextmanager
@@ -406,6 +417,8 @@ def complete(part: type[Part], tree: Mapping[str, Any]) -> dict[str, Any]:
             chosen = next(
                 (v for v in variants if len(variants) > 1 and kind_of(v) == kind), variants[0]
             )
+            if len(variants) > 1 and kind is None:  # written before there was a choice
+                value = {"kind": kind_of(chosen), **value}
             result[name] = complete(chosen, value)
         elif name not in result and admits_none(field.annotation):
             result[name] = None

@@ -51,6 +51,8 @@ class Part(BaseModel):
 
     exclusive: ClassVar[tuple[tuple[str, ...], ...]] = ()
     """Groups of fields of which one at a time is set: overriding one clears the others."""
+    chosen_by: ClassVar[frozenset[str]] = frozenset()
+    """Of a part that is one of several choices: fields that choose it where they are given without a kind."""
 
 
 class Data(ABC):

@@ -213,6 +213,23 @@ def save_weights(path: Path, model: nn.Module, replacing: dict[str, Tensor] | No
     atomically(path, lambda temporary: _save_file(tensors, temporary, metadata))
 
 
+def weights_digest(path: Path) -> str:
+    """The SHA-256 that `save_weights` wrote beside a model's weights; they are not read.
+
+    Raises:
+        UserError: missing, or not weights of a run.
+    """
+    if not path.exists():
+        raise UserError(
+            f"{path}: no weights there yet (was the fit stopped before its first evaluation?)"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            return str((file.metadata() or {})["sha256"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error})") from error
+
+
 def load_weights(path: Path, model: nn.Module) -> None:
     """Read weights into a model of the same shape.
 

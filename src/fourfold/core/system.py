@@ -81,6 +81,10 @@ class System(Part):
         """
         return {}
 
+    def prepared_by(self) -> str | None:
+        """Another run whose preparation of the data holds here, as a teacher's vocabulary; --from's wins over it."""
+        return None
+
     def accepts(self, other: Run) -> None:  # noqa: B027  # what does not fit is found when weights are read
         """Before anything is built on another run's weights: refuse, in a sentence, what cannot go on from it."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -185,6 +185,11 @@ def linear_cross_entropy(
     return _LinearCrossEntropy.apply(hidden, weight, bias, targets, ignore, dtype)
 
 
+def beside(batch: Batch) -> dict[str, Tensor]:
+    """What a language model is told beside the tokens: batch["segments"], where the batch has it."""
+    return {"segments": batch["segments"]} if "segments" in batch else {}
+
+
 class NextToken(Objective):
     """Cross-entropy of the next token: -log softmax(logits)[target], in nats.
 
@@ -195,6 +200,7 @@ class NextToken(Objective):
         ValueError: logits and targets differ in (B, T).
     """
 
+    kind: Literal["next-token"] = "next-token"
     ignore: int = -100
     """Target that does not count."""
 
@@ -204,12 +210,21 @@ class NextToken(Objective):
 
     def losses(self, model: nn.Module, batch: Batch) -> Iterator[Move]:
         """One move of the whole model: nats, summed over the tokens that count."""
-        logits, targets = model(batch["tokens"]), batch["targets"]
+        logits, targets = self.logits(model, batch)
+        total = cross_entropy(logits, targets, self.ignore)
+        yield Move("model", total, weight=(targets != self.ignore).sum())
+
+    def logits(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits (B T, V) and targets (B T,); batch["segments"], (B, T) int64, goes to the model where it is there.
+
+        Raises:
+            ValueError: they differ in (B, T).
+        """
+        logits, targets = model(batch["tokens"], **beside(batch)), batch["targets"]
         if logits.shape[:-1] != targets.shape:
             got = f"{tuple(logits.shape)} and {tuple(targets.shape)}"
             raise ValueError(f"NextToken expects logits (B, T, V) and targets (B, T), got {got}")
-        total = cross_entropy(logits.flatten(0, 1), targets.flatten(), self.ignore)
-        yield Move("model", total, weight=(targets != self.ignore).sum())
+        return logits.flatten(0, 1), targets.flatten()
 
 
 class Likelihood(Objective):

@@ -2,6 +2,7 @@
 
     fourfold fit gpt
     fourfold fit gpt books/*.txt --minutes 5 --out runs/books
+    fourfold fit gpt books/*.txt --teacher runs/books --size tiny
     fourfold generate runs/books "It was the best of" --tokens 100 --seed 1
     fourfold export runs/books --to hf --out books-hf
 
@@ -17,11 +18,12 @@ from fourfold.core.system import system
 from fourfold.data.text import Text
 from fourfold.objectives.likelihood import NextToken
 from fourfold.optimizers.gradient import Gradient
+from fourfold.tasks.distilling import Distilling, NextTokenOrTeacher
 from fourfold.tasks.transformer_language import TransformerLanguage
 
 
 @system("gpt", reads="text")
-class GPT(TransformerLanguage):
+class GPT(Distilling, TransformerLanguage):
     """Learn a language from its texts, token after token: a decoder-only Transformer."""
 
     sizes: ClassVar[dict[str, dict[str, Any]]] = {
@@ -33,7 +35,7 @@ class GPT(TransformerLanguage):
     }
 
     data: Text = Text(unit="bpe", window=128, batch=16)
-    objective: NextToken = NextToken()
+    objective: NextTokenOrTeacher = NextToken()
     optimizer: Gradient = Gradient(
         algorithm="muon",
         lr=0.02,
