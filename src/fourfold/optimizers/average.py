@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 
 class Average:
-    """Keeps `shadow = decay shadow + (1 - decay) weights` of every parameter after each step."""
+    """Keeps `shadow = decay shadow + (1 - decay) weights` of every parameter that is searched, after each step."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay, self.updates = decay, 0
-        self._live: list[Tensor] = [p for p in model.parameters() if p.is_floating_point()]
-        self._names = [n for n, p in model.named_parameters() if p.is_floating_point()]
+        moving = {
+            n: p for n, p in model.named_parameters() if p.is_floating_point() and p.requires_grad
+        }
+        self._names, self._live = list(moving), list[Tensor](moving.values())
         self._shadow = [p.detach().clone() for p in self._live]
 
     @torch.no_grad()

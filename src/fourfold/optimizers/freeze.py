@@ -38,6 +38,15 @@ class Frozen:
             if isinstance(module, _BatchNorm) and self.names and _is_frozen(module)
         ]
 
+    def still(self) -> set[str]:
+        """Entries of the model's state that no step changes: its frozen parameters, whoever froze them, and `constant` buffers."""
+        every = self.model.named_parameters(remove_duplicate=False)
+        names = {n for n, p in every if not p.requires_grad}
+        for place, module in self.model.named_modules():
+            for name in getattr(module, "constant", ()):
+                names.add(f"{place}.{name}" if place else name)
+        return names & set(self.model.state_dict())
+
     def train(self) -> None:
         """The model in training mode, but for what is frozen of it."""
         self.model.train()

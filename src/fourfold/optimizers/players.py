@@ -16,8 +16,8 @@ from fourfold.core.errors import UserError, nearest
 from fourfold.optimizers.muon import Muon
 
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-OUTPUTS = {"head", "lm_head", "output"}
-"""Names of output layers, which Muon leaves to AdamW as its paper does."""
+OUTPUTS = {"head", "lm_head", "output", "lora"}
+"""Names of what Muon leaves to AdamW: output layers, as its paper does, and adapters, which are no hidden matrices."""
 DECOUPLED = {"AdamW", "Muon", "NAdam", "RAdam"}
 
 

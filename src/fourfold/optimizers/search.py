@@ -277,10 +277,11 @@ class Search(Stepper):
         generators = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             generators["cuda"] = torch.cuda.get_rng_state(self.device)
+        still = self.frozen.still()  # what no step changes is in weights.safetensors already
         return {
             "done": self.done,
             "epoch": self.epoch,
-            "model": dict(self.model.state_dict()),
+            "model": {n: t for n, t in self.model.state_dict().items() if n not in still},
             "players": {name: player.state_dict() for name, player in self.players.items()},
             "average": self.average.state_dict() if self.average else None,
             "objective": self.objective.state_dict(),
@@ -300,7 +301,12 @@ class Search(Stepper):
     def _resume(self) -> None:
         if self.run.folder is None:
             return
-        from fourfold.core.state import latest_checkpoint, load_state, remove_leftovers
+        from fourfold.core.state import (
+            latest_checkpoint,
+            load_state,
+            load_weights,
+            remove_leftovers,
+        )
 
         remove_leftovers(self.run.folder)
         self.evaluated_before = {
@@ -313,6 +319,8 @@ class Search(Stepper):
             return
         path = last / "state.safetensors"
         state = load_state(path)
+        if self.frozen.still():
+            load_weights(self.run.folder / "weights.safetensors", self.model)
         try:
             self.load_state(state)
         except (KeyError, RuntimeError, ValueError) as error:
@@ -323,7 +331,9 @@ class Search(Stepper):
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
         self.done, self.epoch = state["done"], state["epoch"]
-        self.model.load_state_dict(state["model"])
+        missing, strange = self.model.load_state_dict(state["model"], strict=False)
+        if strange or set(missing) - self.frozen.still():
+            raise KeyError(f"its model differs in {', '.join([*strange, *missing][:3])}")
         for name, saved in state["players"].items():
             self._player(name).load_state_dict(saved)
         if self.average and state["average"]:
