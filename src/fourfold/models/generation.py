@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.backends.mkldnn import is_available as has_onednn
 
 from fourfold.core.device import gains_from_bfloat16
+from fourfold.models.adapters import merged
 from fourfold.models.transformer import Cache, Transformer
 
 
@@ -113,7 +114,7 @@ class Decoder:
     Every row has its own position, so that rows never wait for, pad or see one another.
 
     Args:
-        model: not changed; its weights are copied.
+        model: not changed; its weights are copied, adapters merged into them.
         rows: B.
         dtype: of the weights that a step multiplies by; None takes the faster one. Without a
             GPU everything else stays float32.
@@ -121,6 +122,7 @@ class Decoder:
 
     @torch.inference_mode()
     def __init__(self, model: Transformer, rows: int, dtype: torch.dtype | None = None) -> None:
+        model = merged(model)
         self.model, self.window = model, model.window
         place = model.embedding.weight
         self.dtype = dtype or _faster_dtype(model)
