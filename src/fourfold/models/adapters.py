@@ -175,25 +175,29 @@ def _adapted(layer: nn.Linear | NF4Linear) -> AdaptedLinear | AdaptedNF4:
     return new
 
 
-def merged(model: M) -> M:
+def merged(model: M, *, add: bool = True) -> M:
     """The same model in plain linear layers: adapters added to the weights, 4 bits unpacked.
 
     The given model is not changed: it is the un-merged one. Weights that stay are shared with it; a model without
     adapters and 4-bit layers is handed back as it is.
+
+    Args:
+        model: any.
+        add: False leaves the adapters out: what is below them.
     """
     changed = {n: m for n, m in model.named_modules() if isinstance(m, (*Adapted, NF4Linear))}
     if not changed:
         return model
     memo: dict[int, object] = {id(t): t for t in [*model.parameters(), *model.buffers()]}
     for layer in changed.values():
-        memo[id(layer)] = _plain(layer)
+        memo[id(layer)] = _plain(layer, add)
     return copy.deepcopy(model, memo)
 
 
 @torch.no_grad()
-def _plain(layer: nn.Linear | NF4Linear) -> nn.Linear:
+def _plain(layer: nn.Linear | NF4Linear, add: bool) -> nn.Linear:
     weight: Tensor = layer.weight
-    if isinstance(layer, Adapted):
+    if add and isinstance(layer, Adapted):
         weight = weight + layer.lora.change()
     bias = layer.bias
     plain = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")

@@ -25,9 +25,12 @@ from fourfold.core.types import Picture
 from fourfold.data.text import TextData
 from fourfold.data.vocabulary import Vocabulary
 from fourfold.look.figures import picture, subplots
+from fourfold.models.adapter_folder import StoredAdapter, save_adapter
+from fourfold.models.adapters import merged
 from fourfold.models.generation import Decoder, Sampling, advance, generate
-from fourfold.models.llama import load_llama, save_llama
+from fourfold.models.llama import llama_name, load_llama, save_llama
 from fourfold.models.transformer import Transformer, default_hidden
+from fourfold.tasks.adapting import ADAPTING, Adaptable, base_of
 from fourfold.tasks.language import LanguageModel, continued, vocabulary_of
 from fourfold.tasks.reader import Reader
 
@@ -38,7 +41,7 @@ SHAPING = ("layers", "width", "heads", "kv_heads", "hidden", "tied")
 """Fields without which the weights of a run are of another shape, or mean something else."""
 
 
-class TransformerLanguage(LanguageModel):
+class TransformerLanguage(Adaptable, LanguageModel):
     """A language model that is a decoder-only Transformer."""
 
     layers: PositiveInt = 4
@@ -76,7 +79,7 @@ class TransformerLanguage(LanguageModel):
             )
         model = Transformer(len(vocabulary), window=window, **self.architecture())
         model.begin_plain()
-        return model
+        return self.adapted(model)
 
     def architecture(self) -> dict[str, Any]:
         """What `Transformer` is made with beside the vocabulary and the window, all None decided.
@@ -115,7 +118,7 @@ class TransformerLanguage(LanguageModel):
         """The fields of the Transformer, of a run whose model is one."""
         if not isinstance(other.system, TransformerLanguage):
             return {}
-        names = (name for name in TransformerLanguage.model_fields if name not in PARTS)
+        names = (n for n in TransformerLanguage.model_fields if n not in (*PARTS, *ADAPTING))
         return {name: getattr(other.system, name) for name in names}
 
     def accepts(self, other: Run) -> None:
@@ -160,33 +163,56 @@ class TransformerLanguage(LanguageModel):
         """See `LanguageModel.reader`."""
         return TransformerReader(transformer(run), vocabulary_of(run.data))
 
-    def export(self, run: Run, *, to: Literal["hf"] = "hf", out: Path | None = None) -> Path:
+    def export(
+        self, run: Run, *, to: Literal["hf", "peft"] = "hf", out: Path | None = None
+    ) -> Path:
         """Write the model in another library's format; what was written is read back and compared.
 
         Args:
-            to: hf is a Hugging Face folder (LlamaForCausalLM, tokenizer.json).
-            out: the folder; None takes the run's name with -hf.
+            to: hf is a Hugging Face folder (LlamaForCausalLM, tokenizer.json), adapters merged into its weights; peft
+                is the adapters alone as PEFT stores them, with the model below them in base/ unless it was imported
+                from a folder that is still there.
+            out: the folder; None takes the run's name with -hf or -peft.
         """
-        model, vocabulary = transformer(run), vocabulary_of(run.data)
+        model = transformer(run)
         if out is None and run.folder is None:
             raise UserError("out: expected a folder to write to; this run is in memory only")
         folder = Path(out) if out is not None else run.folder.with_name(f"{run.folder.name}-{to}")  # type: ignore[union-attr]
+        if to == "peft":
+            if self.adapter == "none":
+                raise UserError(
+                    "--to peft: this run has no adapters, all its weights learned; --to hf writes them"
+                )
+            base = base_of(run)
+            if not base:
+                base = str((folder / "base").resolve())
+                self._write(run, merged(model, add=False), folder / "base")
+            save_adapter(model, folder, self.adapter_settings(base), llama_name)
+            again = load_llama(Path(base))
+            StoredAdapter(folder).put_on(again, llama_name)
+        else:
+            self._write(run, merged(model), folder)
+            again = load_llama(folder)
+        vocabulary = vocabulary_of(run.data)
+        places = torch.randint(
+            len(vocabulary), (4, model.window), generator=run.generator("export")
+        )
+        tokens = places.to(run.device)
+        with torch.no_grad():
+            difference = float((again.to(run.device).eval()(tokens) - model(tokens)).abs().max())
+        if not difference <= TOLERANCE:
+            raise RuntimeError(f"{folder}: logits differ by {difference:.2g} from the run's")
+        run.console.say(f"Read back: logits differ by at most {difference:.2g}")
+        return folder
+
+    def _write(self, run: Run, model: Transformer, folder: Path) -> None:
+        """A plain model with its tokenizer as a Hugging Face folder."""
+        vocabulary = vocabulary_of(run.data)
         save_llama(model, folder, end=vocabulary.end)
         try:
             vocabulary.save_hf(folder, window=model.window)
         except UserError as error:
             run.console.say(f"Without a tokenizer: {error}")
-        places = torch.randint(
-            len(vocabulary), (4, model.window), generator=run.generator("export")
-        )
-        tokens = places.to(run.device)
-        again = load_llama(folder).to(run.device).eval()
-        with torch.no_grad():
-            difference = float((again(tokens) - model(tokens)).abs().max())
-        if not difference <= TOLERANCE:
-            raise RuntimeError(f"{folder}: logits differ by {difference:.2g} from the run's")
-        run.console.say(f"Read back: logits differ by at most {difference:.2g}")
-        return folder
 
     def pictures(self, run: Run) -> Iterator[Picture]:
         """Loss by position in the window, then what every language model shows."""
