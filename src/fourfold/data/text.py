@@ -102,7 +102,7 @@ class Text(DataOptions):
         about = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(about, dict) or about.get("format") != FORMAT:
             raise UserError(f"{path}: not written by this version of fourfold")
-        vocabulary = _load_vocabulary(folder)
+        vocabulary = load_vocabulary(folder)
         counts = np.array(about["counts"], np.int64)
         if len(counts) != len(vocabulary):
             raise UserError(
@@ -403,7 +403,8 @@ def _learn(options: Text, stream: Any, characters: int) -> Vocabulary:
     return Bytes()
 
 
-def _load_vocabulary(folder: Path) -> Vocabulary:
+def load_vocabulary(folder: Path) -> Vocabulary:
+    """The vocabulary that `Vocabulary.save` wrote into a folder."""
     path = folder / Vocabulary.file
     if not path.exists():
         return Subwords.read(folder, as_saved=True)

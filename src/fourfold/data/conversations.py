@@ -1,0 +1,326 @@
+"""Conversations for a language model to learn its answers from. B rows, T positions of a row, V entries."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveInt, model_validator
+
+from fourfold.core.errors import UserError
+from fourfold.core.parts import Batch, Data, DataOptions, Split
+from fourfold.core.state import write_text
+from fourfold.data.chat import Chat
+from fourfold.data.chat_tokens import Encoded, encode_chats, special_tokens, stop_token
+from fourfold.data.conversation_sources import Opened, open_conversations, reading
+from fourfold.data.corpus import SPLITS
+from fourfold.data.loading import Indexed
+from fourfold.data.packing import pack
+from fourfold.data.text import IGNORE, TextData, load_vocabulary
+from fourfold.data.turns import Conversation, Turn
+from fourfold.data.vocabulary import Vocabulary
+
+FORMAT = 1
+WINDOW = 512
+"""Positions of a row where neither an option nor an earlier run says how many."""
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Conversations(DataOptions):
+    """Conversations, of which the assistant's turns are learned."""
+
+    loose: ClassVar[frozenset[str]] = DataOptions.loose | {"packing", "long", "faulty"}
+
+    template: str = "auto"
+    """How turns become text: plain, chatml, llama3, or a file of Jinja; auto takes that of the model begun from,
+    where it has one, otherwise plain."""
+    window: PositiveInt | None = None
+    """Positions of a row; None takes the window of the model begun from, or 512."""
+    batch: PositiveInt = 8
+    """Rows per micro-batch."""
+    packing: bool = True
+    """Put several conversations into a row, where they do not see one another; otherwise each has its own."""
+    long: Literal["cut", "error", "drop"] = "cut"
+    """What becomes of conversations that are longer than the window: cut at the end, refused, or left out."""
+    faulty: Literal["error", "drop"] = "error"
+    """What becomes of rows that are no conversations, or in which the assistant says nothing."""
+    unit: Literal["byte", "character", "bpe"] = "bpe"
+    """What a token is, where no earlier run says so."""
+    vocabulary: PositiveInt | None = None
+    """Entries of a vocabulary that is made anew: see the same option of text."""
+    split: tuple[Share, Share, Share] = (0.9, 0.05, 0.05)
+    """Shares of training, validation and test; their sum is 1. Conversations that are equal are in one split."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if abs(sum(self.split) - 1) > 1e-6 or self.split[0] == 0:
+            raise ValueError(
+                f"split: expected shares that sum to 1, training not 0, got {self.split}"
+            )
+        return self
+
+    def open(self, sources: Any, *, seed: int = 0, valid: Any = None) -> ConversationData:
+        """Read conversations and make a vocabulary from those of the training split.
+
+        Args:
+            sources: paths, folders, globs, catalog names or "-" (JSON lines); in memory a list of rows, a mapping of
+                columns or a frame. Layouts: see `data/turns.py`.
+            seed: fixes the split and the order.
+            valid: conversations of the validation split, if they are files of their own.
+
+        Raises:
+            UserError: a row is no conversation, or nothing is left to learn from.
+        """
+        opened = open_conversations(self, sources, seed, valid)
+        return _prepared(self, opened, None, seed, self.window or WINDOW, _now())
+
+    def adopt(
+        self, prepared: Data, sources: Any, *, seed: int = 0, valid: Any = None
+    ) -> ConversationData | None:
+        """As `open`, with the vocabulary, window and template of a language model.
+
+        Raises:
+            UserError: rows longer than the model reads, besides those of `open`.
+        """
+        if not isinstance(prepared, TextData):
+            return None
+        if (self.window or 0) > prepared.window:
+            raise UserError(
+                f"window {self.window}: the model that is begun from reads {prepared.window} tokens at most"
+            )
+        opened = open_conversations(self, sources, seed, valid)
+        return _prepared(self, opened, prepared.vocabulary, seed, prepared.window, _now())
+
+    def restore(self, folder: Path) -> ConversationData:
+        """See `DataOptions.restore`."""
+        path = folder / "data.json"
+        about = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(about, dict) or about.get("format") != FORMAT:
+            raise UserError(f"{path}: not written by this version of fourfold")
+        vocabulary = load_vocabulary(folder)
+        counts = np.array(about["counts"], np.int64)
+        if len(counts) != len(vocabulary):
+            raise UserError(
+                f"{path}: damaged: it counts {len(counts)} entries, the vocabulary has {len(vocabulary)}"
+            )
+        vocabulary.counts = counts
+        source = (folder / "template.jinja").read_text(encoding="utf-8")
+        now = datetime.datetime.fromisoformat(about["date"])
+        chat = _chat(source, about["template"], vocabulary, now)
+        return ConversationData(
+            self, vocabulary, chat, about["seed"], about["window"], about["fingerprint"],
+            about["about"],
+        )  # fmt: skip
+
+
+class ConversationData(Indexed):
+    """Rows of conversations, of which the assistant's tokens are targets.
+
+    A batch is {"tokens": (B, T) int64, "targets": (B, T) int64, the next token of the same conversation where the
+    assistant says it, else -100, "segments": (B, T) int64, the number of the conversation in its row from 1 on, 0
+    where nothing is}. In an epoch which conversations share a row, and the order of the rows, are fixed by (seed,
+    epoch); each is there once.
+    """
+
+    unit = "assistant tokens"
+
+    def __init__(
+        self,
+        options: Conversations,
+        vocabulary: Vocabulary,
+        chat: Chat,
+        seed: int,
+        window: int,
+        fingerprint: str,
+        about: dict[str, Any],
+        examples: dict[Split, list[Encoded]] | None = None,
+        turns: dict[Split, list[Conversation]] | None = None,
+    ) -> None:
+        super().__init__(batch=options.batch, seed=seed)
+        self.options, self.vocabulary, self.chat = options, vocabulary, chat
+        self.window = window
+        """Tokens that the model reads; a row may be shorter, see `row`."""
+        self.row = min(options.window or window, window)
+        """Positions of a row."""
+        self.fingerprint = fingerprint
+        self.specials = special_tokens(vocabulary)
+        self._about, self._examples, self._turns = about, examples, turns
+        self._rows: dict[tuple[Split, int | None], list[np.ndarray]] = {}
+
+    @property
+    def stop(self) -> tuple[str, int | None]:
+        """What ends the assistant's turn: its text, and its token where it is a single special one."""
+        return self.chat.stop, stop_token(self.chat, self.specials)
+
+    def conversations(self, split: Split) -> Sequence[Conversation]:
+        """The turns of a split's conversations, before anything was cut."""
+        return self._held(self._turns)[split]
+
+    def examples(self, split: Split) -> Sequence[Encoded]:
+        """The tokens of a split's conversations, as they are learned."""
+        return self._held(self._examples)[split]
+
+    def prompt(self, turns: Sequence[Turn], where: str = "the conversation") -> list[int]:
+        """Tokens that ask for the assistant's answer to some turns."""
+        rendered = self.chat.prompt(turns, where)
+        return encode_chats([rendered], self.vocabulary, self.specials)[0].tokens.tolist()
+
+    def size(self, split: Split) -> int:
+        """Rows of the split in stored order."""
+        return self.count(split, None)
+
+    def count(self, split: Split, epoch: int | None) -> int:
+        """Rows in an epoch: the same in all."""
+        return len(self._packed(split, epoch))
+
+    def take(self, split: Split, index: np.ndarray | slice, epoch: int | None) -> Batch:
+        """See `Indexed.take`."""
+        rows = self._packed(split, epoch)
+        if isinstance(index, slice):
+            index = np.arange(index.start, index.stop)
+        return self.collate([[self.examples(split)[e] for e in rows[i]] for i in index.tolist()])
+
+    def collate(self, rows: Sequence[Sequence[Encoded]]) -> Batch:
+        """A batch of rows of conversations; without packing as long as its longest."""
+        shape = len(rows), self.row
+        if not self.options.packing:
+            shape = len(rows), max(len(e.tokens) - 1 for row in rows for e in row)
+        tokens = np.full(shape, self.vocabulary.end, np.int64)
+        targets, segments = np.full(shape, IGNORE, np.int64), np.zeros(shape, np.int64)
+        for number, row in enumerate(rows):
+            place = 0
+            for segment, example in enumerate(row, 1):
+                end = place + len(example.tokens) - 1
+                tokens[number, place:end] = example.tokens[:-1]
+                targets[number, place:end] = np.where(example.said, example.tokens, IGNORE)[1:]
+                segments[number, place:end] = segment
+                place = end
+        found = {"tokens": tokens, "targets": targets, "segments": segments}
+        return {name: torch.from_numpy(array) for name, array in found.items()}
+
+    def reopen(
+        self, sources: Any, *, seed: int = 0, valid: Any = None, whole: bool = False
+    ) -> ConversationData:
+        """See `Data.reopen`."""
+        opened = open_conversations(self.options, sources, seed, valid, whole=whole)
+        now = datetime.datetime.fromisoformat(self._about["date"])
+        return _prepared(
+            self.options, opened, self.vocabulary, seed, self.window, now,
+            template=(self.chat.source, self.chat.name),
+        )  # fmt: skip
+
+    def save(self, folder: Path) -> None:
+        """See `Data.save`: data.json, template.jinja, and the vocabulary's file."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.vocabulary.save(folder)
+        write_text(folder / "template.jinja", self.chat.source)
+        about = {
+            "format": FORMAT,
+            "fingerprint": self.fingerprint,
+            "seed": self.seed,
+            "window": self.window,
+            "template": self.chat.name,
+            "date": self._about["date"],
+            "about": self._about,
+            "counts": self.vocabulary.counts.tolist(),
+        }
+        write_text(folder / "data.json", json.dumps(about, ensure_ascii=False))
+
+    def summary(self) -> dict[str, Any]:
+        """See `Data.summary`."""
+        measured = {k: v for k, v in self._about.items() if k not in ("notes", "date")}
+        return {
+            **measured,
+            "template": self.chat.name,
+            "an answer ends with": self.chat.stop,
+            "unit": self.vocabulary.unit,
+            "vocabulary": len(self.vocabulary),
+            "row": self.row,
+            "notes": self._about["notes"],
+        }
+
+    # --- private ----------------------------------------------------------------------------------
+
+    def _held(self, held: Any) -> Any:
+        if held is None:
+            raise ValueError("this data has no examples: give it sources with reopen()")
+        return held
+
+    def _packed(self, split: Split, epoch: int | None) -> list[np.ndarray]:
+        """The examples of each row of an epoch."""
+        key = split, epoch
+        if key not in self._rows:
+            lengths = np.array([len(e.tokens) - 1 for e in self.examples(split)], np.int64)
+            order = np.arange(len(lengths))
+            if epoch is not None:
+                order = np.random.default_rng([self.seed, epoch, 0x9AC4]).permutation(order)
+                self._rows = {k: v for k, v in self._rows.items() if k[1] is None}
+            packing = self.options.packing
+            self._rows[key] = (
+                pack(lengths, order, self.row) if packing else list(order.reshape(-1, 1))
+            )
+        return self._rows[key]
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now().replace(microsecond=0)
+
+
+def _chat(source: str, name: str, vocabulary: Vocabulary | None, now: datetime.datetime) -> Chat:
+    bos, eos, specials = reading(vocabulary)
+    return Chat(source, name=name, bos=bos, eos=eos, specials=specials, now=now)
+
+
+def _prepared(
+    options: Conversations,
+    opened: Opened,
+    vocabulary: Vocabulary | None,
+    seed: int,
+    window: int,
+    now: datetime.datetime,
+    *,
+    template: tuple[str, str] | None = None,
+) -> ConversationData:
+    """Render, learn a vocabulary where there is none, encode, and see what fits."""
+    source, name = template or opened.template(vocabulary)
+    chat = _chat(source, name, vocabulary, now)
+    rendered = opened.rendered(chat)
+    learned = vocabulary is None
+    if vocabulary is None:
+        vocabulary = opened.learn(rendered)
+    specials = special_tokens(vocabulary)
+    row = min(options.window or window, window)
+    examples = {}
+    for split in SPLITS:
+        encoded = encode_chats([each for _, each in rendered[split]], vocabulary, specials)
+        opened.count_unknown(encoded, vocabulary, split)
+        places = [where for where, _ in rendered[split]]
+        examples[split] = opened.fitting(encoded, places, split, row)
+    if learned:
+        vocabulary.counts = sum(
+            (np.bincount(e.tokens, minlength=len(vocabulary)) for e in examples["train"]),
+            start=np.zeros(len(vocabulary), np.int64),
+        )
+    about = opened.about(examples, row)
+    about["date"] = now.isoformat()
+    fingerprint = opened.fingerprint(vocabulary, source, now if "strftime_now" in source else None)
+    data = ConversationData(
+        options, vocabulary, chat, seed, window, fingerprint, about, examples, opened.turns
+    )
+    about["rows"] = {split: data.size(split) if examples[split] else 0 for split in SPLITS}
+    about["padding"] = _padding(data)
+    return data
+
+
+def _padding(data: ConversationData) -> str:
+    """The share of the training split's positions that hold nothing."""
+    held = sum(len(e.tokens) - 1 for e in data.examples("train"))
+    rows = data.size("train") if held else 0
+    if not held or not data.options.packing:
+        return "rows as long as their longest conversation" if held else "none"
+    return f"{1 - held / (rows * data.row):.1%} of {rows:,} rows of {data.row} positions"
