@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fourfold.core.errors import UserError
+from fourfold.core.state import write_text
+from fourfold.data.hf_tokenizer import (
+    CONFIG,
+    SPECIAL,
+    TEMPLATE,
+    Special,
+    chat_template,
+    kept_files,
+    read_tokenizer,
+    special_tokens,
+    with_template,
+)
 from fourfold.data.vocabulary import (
     END,
     BytesDecoder,
@@ -29,7 +43,9 @@ SMALLEST = 257  # every byte and the end token
 class _PrefixDecoder(Decoder):
     """For tokenizers that are not byte-level: decodes a growing list, and emits what will not change."""
 
-    def __init__(self, tokenizer: Tokenizer, content: str | None = None) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, content: str | None = None, special: Special | None = None
+    ) -> None:
         self.tokenizer = tokenizer
         self.tokens: list[int] = []
         self.said = ""
@@ -58,16 +74,16 @@ class Subwords(Vocabulary):
     unit = "bpe"
     file = "tokenizer.json"
 
-    def __init__(self, tokenizer: Tokenizer, content: str | None = None) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, content: str | None = None, special: Special | None = None
+    ) -> None:
         # a tokenizer may come with orders to cut or pad, or with special tokens to read in the text itself
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        ends = [token for token in _ENDS if tokenizer.token_to_id(token) is not None]
-        if not ends:
-            tokenizer.add_special_tokens([END])
-        self._tokenizer = tokenizer
-        self._end_name = ends[0] if ends else END
-        self.end = int(tokenizer.token_to_id(self._end_name))  # type: ignore[arg-type]
+        self._tokenizer, self._special = tokenizer, special
+        self._kept: dict[str, str] = {}
+        self.end = _end(tokenizer) if special is None else special.end
+        self.begin = None if special is None else special.begin
         description = json.loads(tokenizer.to_str())
         name = description["model"].get("unk_token")
         self.unknown = tokenizer.token_to_id(name) if isinstance(name, str) else None
@@ -76,7 +92,7 @@ class Subwords(Vocabulary):
         tokenizer.encode_special_tokens = True
         if getattr(tokenizer.model, "dropout", None):
             tokenizer.model.dropout = None  # drawn anew on every call otherwise
-        self._size = max(tokenizer.get_vocab().values()) + 1
+        self._size = max([*tokenizer.get_vocab().values(), special.size - 1 if special else 0]) + 1
         self.counts = np.zeros(self._size, np.int64)
         # a run's own file is kept to the letter: its digest must outlive versions of the package
         self._content = content or tokenizer.to_str(pretty=True)
@@ -135,9 +151,42 @@ class Subwords(Vocabulary):
             raise UserError(f"{file}: no such file, expected a Hugging Face tokenizer.json")
         try:
             text = file.read_text(encoding="utf-8")
-            return cls(Tokenizer.from_str(text), text if as_saved else None)
+            tokenizer = Tokenizer.from_str(text)
+            if not as_saved:
+                return cls(tokenizer)
+            made = cls(tokenizer, text, Special.read(path))
         except Exception as error:  # the tokenizers package raises nothing narrower
             raise UserError(f"{file}: not a tokenizer.json ({error})") from error
+        made.chat_template, made._kept = chat_template(path), kept_files(path)
+        return made
+
+    @classmethod
+    def imported(cls, folder: Path, size: int) -> tuple[Subwords, list[str]]:
+        """The tokenizer of a model's folder with its special tokens and its chat template, and notes.
+
+        Args:
+            folder: a Hugging Face model folder.
+            size: rows of the model's embedding.
+
+        Raises:
+            UserError: there is none, it is damaged, or it is another model's.
+        """
+        tokenizer, content = read_tokenizer(folder)
+        special, notes = special_tokens(folder, tokenizer, size)
+        made = cls(tokenizer, content, special)
+        made.chat_template, made._kept = chat_template(folder), kept_files(folder)
+        return made, notes
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """See `Vocabulary.ends`."""
+        return self._special.ends if self._special else (self.end,)
+
+    @functools.cached_property
+    def never(self) -> tuple[int, ...]:  # type: ignore[override]
+        """See `Vocabulary.never`: the unknown token, and numbers that no entry has."""
+        missing = set(range(self._size)) - set(self._tokenizer.get_vocab().values())
+        return tuple(sorted(missing if self.unknown is None else {*missing, self.unknown}))
 
     def __len__(self) -> int:
         return self._size
@@ -190,16 +239,52 @@ class Subwords(Vocabulary):
         return strings
 
     def token(self, number: int) -> str:
-        if number == self.end:
-            return self._end_name
         return self._tokenizer.id_to_token(number) or f"<{number}>"
 
     def content(self) -> str:
         return self._content
 
+    @property
+    def digest(self) -> str:
+        """See `Vocabulary.digest`; another end or beginning makes other tokens of a text."""
+        own = super().digest
+        if self._special is None:
+            return own
+        return hashlib.sha256(f"{own} {self._special.text()}".encode()).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """See `Vocabulary.save`: tokenizer.json, and what an imported folder had beside it."""
+        super().save(folder)
+        for name, text in self._kept.items():
+            write_text(folder / name, text)
+        if self.chat_template is not None:
+            write_text(folder / TEMPLATE, self.chat_template)
+        if self._special is not None:
+            write_text(folder / SPECIAL, self._special.text())
+
+    def save_hf(self, folder: Path, *, window: int | None = None) -> None:
+        """See `Vocabulary.save_hf`; what was imported is written as it came."""
+        if CONFIG not in self._kept:
+            super().save_hf(folder, window=window)
+        for name, text in self._kept.items():
+            write_text(folder / name, with_template(text, self.chat_template))
+        if self._special is not None:
+            write_text(folder / self.file, self._content)
+        if self.chat_template is not None:
+            write_text(folder / TEMPLATE, self.chat_template)
+
     def tokenizer(self) -> Tokenizer:
         """See `Vocabulary.tokenizer`."""
         return self._tokenizer
+
+
+def _end(tokenizer: Tokenizer) -> int:
+    """The token that ends a document, by its name; a tokenizer that has none gets one."""
+    for token in _ENDS:
+        if (number := tokenizer.token_to_id(token)) is not None:
+            return number
+    tokenizer.add_special_tokens([END])
+    return int(tokenizer.token_to_id(END))  # type: ignore[arg-type]
 
 
 def _byte_level(description: dict[str, Any]) -> bool:

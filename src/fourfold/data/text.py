@@ -148,7 +148,9 @@ class TextData(Indexed):
         self._measures, self._about, self._tokens = measures, about, tokens
 
     def tokens(self, split: Split) -> np.ndarray:
-        """The split as one array, (N + 1,) unsigned: the end token, then the N tokens of the text.
+        """The split as one array, (N + 1,) unsigned: the opening token, then the N tokens of the text.
+
+        The end token follows every document, and then the begin token where the vocabulary has one.
 
         Raises:
             ValueError: this is the preparation only, without examples.
@@ -227,6 +229,8 @@ class TextData(Indexed):
         # the first token is the end token, which stands for all that is before it
         windows = tokens[np.clip(places, 0, len(tokens) - 1)].astype(np.int64)
         inputs, targets = windows[:, :-1].copy(), windows[:, 1 + lead :].copy()
+        if self.vocabulary.begin is not None:  # it is given, never guessed
+            targets[targets == self.vocabulary.begin] = IGNORE
         if short:
             inputs[beyond[:, :-1]] = self.vocabulary.end
             targets[beyond[:, 1 + lead :]] = IGNORE

@@ -53,7 +53,7 @@ class Measures:
 
 @dataclass
 class Encoded:
-    """The tokens of each split, (tokens + 1,) uint16 or uint32; the first is the end token."""
+    """The tokens of each split, (tokens + 1,) uint16 or uint32; the first is the opening token."""
 
     tokens: dict[Split, np.ndarray]
     measures: Measures
@@ -139,7 +139,7 @@ def _encode(
     unknown: Counter[str] = Counter()
     spelling: dict[Split, Spelling] = {}
     for split in SPLITS:
-        emit(split, np.array([vocabulary.end], dtype))
+        emit(split, np.array([vocabulary.opening], dtype))
 
     def flush(batch: list[Part]) -> None:
         for split in SPLITS:
@@ -191,7 +191,9 @@ def _encode_parts(parts: list[Part], vocabulary: Vocabulary) -> tuple[np.ndarray
         [p.text for p in parts], [p.before for p in parts]
     )
     ends = np.cumsum(lengths)[[p.closes for p in parts]]
+    between = [vocabulary.end] if vocabulary.begin is None else [vocabulary.end, vocabulary.begin]
     # integers widen first: a byte vocabulary's end token does not fit a byte
     if len(ends):
-        tokens = np.insert(tokens.astype(np.uint32), ends, vocabulary.end)
+        places = np.repeat(ends, len(between))
+        tokens = np.insert(tokens.astype(np.uint32), places, np.tile(between, len(ends)))
     return tokens, spelled

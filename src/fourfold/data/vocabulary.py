@@ -50,14 +50,33 @@ class Vocabulary(ABC):
     unit: ClassVar[str]
     end: int
     """Token that ends a document, and that every split begins with."""
+    begin: int | None = None
+    """Token that opens every document, where the end token of the one before does not do it alone."""
     unknown: int | None = None
     """Token for what is not in the vocabulary; None where everything is."""
+    chat_template: str | None = None
+    """Jinja template of conversations, of a model that came with one."""
     whole_documents: bool = False
     """Whether a document must not be encoded in pieces."""
     lossless: bool = True
     """Whether every text comes back, from its tokens and the spellings of those that are unknown."""
     counts: np.ndarray
     """(V,) int64, how often each entry occurs in the training split."""
+
+    @property
+    def opening(self) -> int:
+        """The token that is read before a document's first."""
+        return self.end if self.begin is None else self.begin
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Tokens at which a text that is made ends."""
+        return (self.end,)
+
+    @property
+    def never(self) -> tuple[int, ...]:
+        """Tokens that are never drawn."""
+        return () if self.unknown is None else (self.unknown,)
 
     @abstractmethod
     def __len__(self) -> int: ...

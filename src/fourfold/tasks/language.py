@@ -93,7 +93,7 @@ class LanguageModel(Looking):
         if not len(found):
             raise UserError("text: is empty; there is nothing to score")
         nats = self.reader(run).surprises(
-            np.concatenate([[vocabulary.end], found.astype(np.int64)])
+            np.concatenate([[vocabulary.opening], found.astype(np.int64)])
         )
         if per_token:
             return _per_token(vocabulary, found, spelled, nats)
@@ -114,6 +114,8 @@ class LanguageModel(Looking):
         if len(tokens) < 2:
             raise UserError(f"there is no token {sentence} to measure on")
         nats = self.reader(run).surprises(np.asarray(tokens, np.int64))
+        if (begin := data.vocabulary.begin) is not None:  # it is given, never guessed
+            nats = nats[tokens[1:] != begin]
         notes = (
             f"{len(nats):,} tokens {sentence}, each given what precedes it",
             *data.summary().get("notes", ()),
@@ -243,13 +245,12 @@ def continued(
     seed: int | None,
 ) -> Iterator[str]:
     """What `generate` says, by a reader of one's own: see there."""
-    unknown = reader.vocabulary.unknown
     stream = functools.partial(
         _read_on,
         reader,
         tokens=tokens,
         sampling=Sampling(temperature, top_k, top_p, min_p),
-        never=() if unknown is None else (unknown,),
+        never=reader.vocabulary.never,
     )
     yield from continuations(run, stream, prompt, stop=stop, count=count, seed=seed)
 

@@ -28,7 +28,7 @@ class Reader(ABC):
 
     @abstractmethod
     def start(self, rows: int = 1) -> Any:
-        """The state before the first token of a text: the end token has been read."""
+        """The state before the first token of a text: the opening token has been read."""
 
     @abstractmethod
     def next(self, state: Any) -> Tensor:
@@ -42,7 +42,7 @@ class Reader(ABC):
         """-log p of tokens[1:] in nats, each given all before it in order; a subclass does it for many at once.
 
         Args:
-            tokens: (N + 1,) integers, the first is the end token.
+            tokens: (N + 1,) integers, the first is the opening token.
 
         Returns:
             (N,) float64.
@@ -89,9 +89,9 @@ def read_on(
         never: tokens that are not drawn.
 
     Yields:
-        (row, token), the end token excluded: it ends a row. Sending True back ends that row.
+        (row, token), end tokens excluded: they end a row. Sending True back ends that row.
     """
-    end, rows = reader.vocabulary.end, len(starts)
+    end, ends, rows = reader.vocabulary.end, reader.vocabulary.ends, len(starts)
     left = [tokens] * rows
     place, state = 0, reader.start(rows)
     while any(left):
@@ -104,7 +104,7 @@ def read_on(
             drawn = sampling.draw(said, [generators[r] for r in wanted])
             for row, token in zip(wanted, drawn, strict=True):
                 read[row], left[row] = token, left[row] - 1
-                if token == end or (yield row, token):
+                if token in ends or (yield row, token):
                     left[row] = 0
         if any(left):
             state = reader.push(state, torch.tensor(read))

@@ -257,7 +257,7 @@ class TransformerReader(Reader):
     def start(self, rows: int = 1) -> Any:
         """See `Reader.start`."""
         decoder = Decoder(self.model, rows, torch.float32)
-        past = [[self.vocabulary.end] for _ in range(rows)]
+        past = [[self.vocabulary.opening] for _ in range(rows)]
         return decoder, decoder.read(past), past
 
     def next(self, state: Any) -> Tensor:
@@ -286,18 +286,22 @@ class TransformerReader(Reader):
         generators: Sequence[torch.Generator],
         never: Sequence[int] = (),
     ) -> Iterator[tuple[int, int]]:
-        """See `Reader.read_on`: prompts are read at once, and a text ends before the end token."""
-        end = self.vocabulary.end
-        return generate(
+        """See `Reader.read_on`: prompts are read at once, and a text ends before an end token."""
+        stream = generate(
             self.model,
-            [start or [end] for start in starts],  # the end token precedes every document
+            [self.opened(start) for start in starts],
             tokens=tokens,
             sampling=sampling,
             generators=generators,
-            end=end,
             never=never,
             dtype=self.dtype,
         )
+        return _until(stream, self.vocabulary.ends)
+
+    def opened(self, start: Sequence[int]) -> list[int]:
+        """A text's first tokens as the model expects them: after the begin token, an empty one after the end token."""
+        begin = self.vocabulary.begin
+        return [*([] if begin is None else [begin]), *start] or [self.vocabulary.end]
 
 
 # --- private ----------------------------------------------------------------------------------------
@@ -307,6 +311,17 @@ def _dtype(precision: str, temperature: float) -> torch.dtype | None:
     if precision == "auto" and temperature > 0:
         return None  # the faster one here
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def _until(stream: Any, ends: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """A stream whose rows end before any of these tokens; see `generate`."""
+    answer: bool | None = None
+    while True:
+        try:
+            row, token = stream.send(answer)
+        except StopIteration:
+            return
+        answer = True if token in ends else (yield row, token)
 
 
 def surprises(model: Transformer, tokens: Sequence[int]) -> Tensor:
