@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fourfold.models.generation import Decoder, Sampling, Voice, generate, generate_text
+from fourfold.models.positions import KINDS
 from fourfold.models.transformer import Transformer
 
 GREEDY = Sampling(temperature=0)
@@ -219,3 +220,50 @@ def test_no_temperature_makes_what_must_never_come_possible(temperature: float) 
     for filters in ({}, {"min_p": 0.9}, {"top_p": 0.5}, {"top_k": 2}):
         shares = Sampling(temperature, **filters).probabilities(logits)
         assert shares.isfinite().all() and shares[0, 1] == 0 and shares.sum() > 0
+
+
+FORMS: dict[str, dict] = {
+    **{kind: {"positions": kind} for kind in KINDS},
+    "gpt2": {"positions": "learned", "norm": "layer", "feedforward": "gelu_tanh", "bias": "all"},
+    "qwen2": {"bias": "qkv", "sliding": (None, 5)},
+    "qwen3": {"query_key_norm": True, "head_dim": 6},
+    "mistral": {"sliding": 3},
+    "sliding alibi": {"positions": "alibi", "sliding": 4},
+    "sliding shaw": {"positions": "shaw", "sliding": 2, "kv_heads": 1},
+    "odd heads": {"positions": "alibi", "heads": 3, "kv_heads": 3, "width": 18},
+}
+
+
+def perturbed(**form: object) -> Transformer:
+    """A model of which every weight counts: biases and norms too are far from where they begin."""
+    made = model(**{"kv_heads": 2, **form})
+    with torch.no_grad():
+        for weight in made.parameters():
+            if weight.ndim < 2:
+                weight += 0.3 * torch.randn_like(weight)
+    return made
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_every_form_cached_equals_uncached(form: dict) -> None:
+    net = perturbed(window=11, **form)
+    tokens = torch.randint(13, (3, 11))
+    decoder = Decoder(net, 3, torch.float32)
+    found = [decoder.read(tokens[:, :4].tolist())]
+    found += [decoder.step(tokens[:, t].tolist()) for t in range(4, 11)]
+    with torch.no_grad():
+        oracle = net(tokens)[:, 3:]
+    torch.testing.assert_close(torch.stack(found, 1), oracle, rtol=1e-4, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.sampled_from(sorted(FORMS)),
+    st.integers(2, 12),
+    st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=14), min_size=1, max_size=3),
+)
+def test_every_form_answers_rows_of_any_length_alike(
+    form: str, window: int, prompts: list[list[int]]
+) -> None:
+    net = perturbed(window=window, **FORMS[form])
+    assert cached(net, prompts, 15) == [uncached(net, prompt, 15) for prompt in prompts]

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fourfold.models import attention as forms
-from fourfold.models.attention import attention_explicit, attention_flash, rotary_table, rotate
-from fourfold.models.transformer import RMSNorm, Transformer, _Normalize, default_hidden
+from fourfold.models import attention_forms as forms
+from fourfold.models.attention_forms import attention_explicit, attention_flash
+from fourfold.models.norms import RMSNorm, _Normalize
+from fourfold.models.position_tables import rotary_table, rotate
+from fourfold.models.transformer import Transformer, default_hidden
 
 size = st.integers(1, 5)
 

@@ -1,8 +1,9 @@
-"""Causal self-attention (Vaswani et al. 2017) with rotary positions (RoFormer, Su et al. 2021).
+"""Scaled dot-product attention (Vaswani et al. 2017): self or cross, causal or not, masked, packed, grouped-query.
 
-The rotary layout is the one of Hugging Face's Llama: feature i turns with feature i + D/2. Each
-fast form stands beside its plain one; tests hold them equal. Shapes: B batch, T time, H heads,
-D features of a head.
+One function that takes what may be seen as arguments and chooses the form that is fastest for it
+(`models/attention_forms.py`); what it compared can be looked at (`looking`). Positions are in
+`models/positions.py`, the scorers of recurrent models in `models/scorers.py`. Shapes: B batch, T queries,
+S keys, H heads, D features of a head.
 """
 
 from __future__ import annotations
@@ -10,25 +11,41 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+
+from fourfold.models.attention_forms import (
+    attention_explicit,
+    attention_flash,
+    attention_packed,
+    attention_products,
+    repeated,
+)
+from fourfold.models.segments import Segments
 
 LONGEST_EXPLICIT = 1024
-"""Positions up to which the explicit form is used on a CPU: still faster there, but it stores half the scores."""
-ROWS = 64
-"""Queries in a block of the explicit form: a block skips the keys after its last query."""
+"""Positions up to which the products are stored on a CPU: still faster there, but it takes memory."""
 
 
 class Looked(NamedTuple):
-    """What one call of `attention` compared: queries and keys, detached."""
+    """What one call of `attention` compared: queries and keys, detached, and what it was told."""
 
     q: Tensor
     k: Tensor
+    seen: Tensor | None = None
+    """Bool, True where a key may be seen, broadcastable to (B, H, T, S)."""
+    bias: Tensor | None = None
+    scale: float | None = None
+
+    def weights(self, first: int = 1) -> Tensor:
+        """The weights of the first rows of the batch: (rows, H, T, S) float32."""
+        q, k = self.q[:first].float(), self.k[:first].float()
+        seen, bias = (
+            m if m is None or m.shape[0] == 1 else m[:first] for m in (self.seen, self.bias)
+        )
+        return _weights(q, k, seen, bias, self.scale)
 
 
 _looked: ContextVar[list[Looked] | None] = ContextVar("looked", default=None)
@@ -36,7 +53,7 @@ _looked: ContextVar[list[Looked] | None] = ContextVar("looked", default=None)
 
 @contextlib.contextmanager
 def looking() -> Iterator[list[Looked]]:
-    """Gather the queries and keys of every `attention` while entered; the products stay as fast as they are."""
+    """Gather what every `attention` compares while entered; the products stay as fast as they are."""
     found: list[Looked] = []
     token = _looked.set(found)
     try:
@@ -45,126 +62,153 @@ def looking() -> Iterator[list[Looked]]:
         _looked.reset(token)
 
 
-def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """The weights that `attention` uses and does not keep: softmax(q k' / sqrt(D)) over the positions so far.
-
-    Args:
-        q: (B, H, T, D) float.
-        k: (B, H_kv, T, D), as for `attention`.
-
-    Returns:
-        (B, H, T, T); each row sums to 1, and is 0 after its own position.
-    """
-    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-    return scores.masked_fill(future, float("-inf")).softmax(dim=-1)
-
-
-def rotary_table(window: int, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of every position, each (window, D / 2) float32."""
-    turns = base ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-    angles = torch.arange(window, dtype=torch.float64).outer(turns)
-    return angles.cos().float(), angles.sin().float()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair of features by its position's angle.
-
-    Args:
-        x: (B, T, H, D) float.
-        cos: (T, D / 2), as sin, in the dtype of x.
-        sin: (T, D / 2).
+def attention_weights(
+    q: Tensor,
+    k: Tensor,
+    *,
+    causal: bool = True,
+    keep: Tensor | None = None,
+    segments: Tensor | Segments | None = None,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    sliding: int | None = None,
+) -> Tensor:
+    """The weights that `attention` uses and does not keep; the plain formula. Arguments as there.
 
     Returns:
-        (B, H, T, D), contiguous: the layout of the products that follow.
+        (B, H, T, S); each row sums to 1, or is 0 where no key may be seen.
     """
-    first, second = x.transpose(1, 2).chunk(2, dim=-1)
-    turned = (
-        torch.addcmul(first * cos, second, sin, value=-1),
-        torch.addcmul(second * cos, first, sin),
+    return _weights(q, k, visible(q, k, causal, keep, segments, sliding), bias, scale)
+
+
+def _weights(
+    q: Tensor, k: Tensor, seen: Tensor | None, bias: Tensor | None, scale: float | None
+) -> Tensor:
+    scores = (
+        q @ repeated(q, k).transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
     )
-    return torch.cat(turned, dim=-1)
+    if bias is not None:
+        scores = scores + bias.to(scores.dtype)
+    if seen is None:
+        return scores.softmax(-1)
+    weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+    return torch.where(seen, weights, 0.0)  # a row without keys is no number
 
 
-class _Explicit(Function):
-    """softmax(q k' / sqrt(D)) v with the scores stored, in blocks of queries, over (B * H, T, D).
+def lengths_mask(lengths: Tensor, size: int) -> Tensor:
+    """What padded sequences show: True at the first `lengths` of `size` positions.
 
-    On a CPU in bfloat16, forward and backward at T = 256 take about a third of the flash
-    kernel's time, whose inner loops compute in float32.
+    Args:
+        lengths: (B,) int64.
+        size: S.
+
+    Returns:
+        (B, 1, 1, S) bool, for `keep`.
     """
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        time, scale = q.shape[1], q.shape[2] ** -0.5
-        out, kept = torch.empty_like(q), []
-        future = q.new_full((time, time), float("-inf")).triu_(1)
-        for start in range(0, time, ROWS):
-            end = min(start + ROWS, time)
-            scores = torch.baddbmm(
-                future[start:end, :end], q[:, start:end], k[:, :end].transpose(1, 2), alpha=scale
-            )
-            kept.append(torch.softmax(scores, dim=-1))
-            torch.bmm(kept[-1], v[:, :end], out=out[:, start:end])
-        ctx.save_for_backward(q, k, v, *kept)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        q, k, v, *kept = ctx.saved_tensors
-        time, scale = q.shape[1], q.shape[2] ** -0.5
-        grad = grad.contiguous()
-        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        last = (time - 1) // ROWS * ROWS
-        for start in range(
-            last, -1, -ROWS
-        ):  # the last block sees all keys: it sets, the others add
-            end, weights, add = min(start + ROWS, time), kept[start // ROWS], int(start != last)
-            rows, kept_rows = slice(start, end), weights.transpose(1, 2)
-            into = torch.bmm(grad[:, rows], v[:, :end].transpose(1, 2))
-            into = torch._softmax_backward_data(into, weights, -1, weights.dtype)
-            _product(dq[:, rows], into, k[:, :end], 0, scale)
-            _product(dk[:, :end], into.transpose(1, 2), q[:, rows], add, scale)
-            _product(dv[:, :end], kept_rows, grad[:, rows], add, 1.0)
-        return dq, dk, dv
+    return (torch.arange(size, device=lengths.device) < lengths[:, None])[:, None, None]
 
 
-def _product(out: Tensor, a: Tensor, b: Tensor, add: int, scale: float) -> None:
-    torch.baddbmm(out, a, b, beta=add, alpha=scale, out=out)
+def visible(
+    q: Tensor,
+    k: Tensor,
+    causal: bool,
+    keep: Tensor | None,
+    segments: Tensor | Segments | None,
+    sliding: int | None,
+) -> Tensor | None:
+    """Which key each query may see, bool and broadcastable to (B, H, T, S); None where it may see all."""
+    time, size = q.shape[2], k.shape[2]
+    seen = keep
+    if segments is not None:
+        same = (segments if isinstance(segments, Segments) else Segments(segments)).mask
+        seen = same if seen is None else seen & same
+    if causal or sliding is not None:
+        # the queries are the last of the keys' positions
+        distance = torch.arange(size - time, size, device=q.device)[:, None]
+        distance = distance - torch.arange(size, device=q.device)  # (T, S)
+        near = distance >= 0 if causal else distance > -(sliding or 0)
+        if sliding is not None:
+            near = near & (distance < sliding)
+        seen = near if seen is None else seen & near
+    return seen if seen is None or seen.ndim == 4 else seen[None, None]
 
 
-def attention_explicit(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention by plain matrix products; arguments and result as in `attention`."""
-    groups = q.shape[1] // k.shape[1]
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    return _Explicit.apply(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)).view(q.shape)
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = True,
+    keep: Tensor | None = None,
+    segments: Tensor | Segments | None = None,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    sliding: int | None = None,
+) -> Tensor:
+    """Each query's mean of the values it may see, weighted by softmax(scale q k' + bias).
 
-
-def attention_flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention by torch's own kernels; arguments and result as in `attention`."""
-    grouped = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Each position's mean of the values so far, weighted by softmax(q k' / sqrt(D)).
-
-    The form is chosen by device and length (see `LONGEST_EXPLICIT`).
+    The form is chosen by device, length and what is hidden (see `LONGEST_EXPLICIT`). A query that may
+    see no key gets zeros.
 
     Args:
         q: (B, H, T, D) float.
-        k: (B, H_kv, T, D) with H a multiple of H_kv: each key serves H / H_kv queries in a row.
+        k: (B, H_kv, S, D) with H a multiple of H_kv: each key serves H / H_kv queries in a row.
         v: as k.
+        causal: a query sees no key after its own position, the queries being the last T of the S positions.
+        keep: bool, True where a key may be seen, broadcastable to (B, H, T, S); see `lengths_mask`.
+        segments: (B, T) int64, which example of a packed row a position belongs to; it sees only its own
+            (T = S). Several calls over the same rows share one `Segments`.
+        bias: float added to the scores, broadcastable to (B, H, T, S).
+        scale: of the products; None takes D ** -0.5.
+        sliding: how many positions up to its own a query sees; without causal, as many after it.
 
     Returns:
         (B, H, T, D).
+
+    Raises:
+        ValueError: segments with queries and keys of different length.
     """
+    if isinstance(segments, Tensor):
+        segments = Segments(segments)
+    if segments is not None and not segments.numbers.shape[1] == q.shape[2] == k.shape[2]:
+        raise ValueError(
+            f"attention expects segments (B, T) of as many positions as queries and keys, got "
+            f"{tuple(segments.numbers.shape)}, {q.shape[2]} queries and {k.shape[2]} keys"
+        )
+    sliding = sliding if sliding is not None and sliding < k.shape[2] else None
+    compiling = torch.compiler.is_compiling()
     # a compiled model is not looked into, so that the compiler sees no context variable
-    if not torch.compiler.is_compiling() and (looked := _looked.get()) is not None:
-        looked.append(Looked(q.detach(), k.detach()))
-    short = q.shape[2] <= LONGEST_EXPLICIT and torch.is_grad_enabled()
-    if q.device.type == "cpu" and short and not torch.compiler.is_compiling():
-        return attention_explicit(q, k, v)
-    return attention_flash(q, k, v)
+    if not compiling and (looked := _looked.get()) is not None:
+        with torch.no_grad():
+            seen = visible(q, k, causal, keep, segments, sliding)
+            told = bias.detach() if bias is not None else None
+            looked.append(Looked(q.detach(), k.detach(), seen, told, scale))
+    here = q.device.type == "cpu" and not compiling
+    stored = here and torch.is_grad_enabled() and max(q.shape[2], k.shape[2]) <= LONGEST_EXPLICIT
+    if causal and keep is None and bias is None and sliding is None and q.shape[2] == k.shape[2]:
+        if here and segments is not None and not segments.single():
+            return attention_packed(q, k, v, segments, scale)
+        if segments is None or here:
+            form = attention_explicit if stored else attention_flash
+            return form(q, k, v, scale=scale)
+    return _masked(q, k, v, visible(q, k, causal, keep, segments, sliding), bias, scale, stored)
+
+
+def _masked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    seen: Tensor | None,
+    bias: Tensor | None,
+    scale: float | None,
+    stored: bool,
+) -> Tensor:
+    mask = seen
+    if bias is not None:
+        mask = bias if seen is None else bias.to(q.dtype).masked_fill(~seen, -torch.inf)
+        mask = mask.to(q.dtype)
+    if stored:
+        if seen is None or bool(seen.any(-1).all()):
+            return attention_products(q, k, v, mask, scale)
+        # rows without keys are no numbers in the plain products
+    return attention_flash(q, k, v, mask, scale, causal=False)

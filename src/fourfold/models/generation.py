@@ -72,14 +72,15 @@ class Sampling:
 
 
 class _Product:
-    """x to x W', with W in the form that is fastest for a few rows.
+    """x to x W' + b, with W in the form that is fastest for a few rows.
 
     In bfloat16 on a CPU the weights are reordered once for oneDNN, which otherwise does it at
     every call: a vector of 384 by 1152 weights takes 50 microseconds instead of 117 (float32: 182).
     """
 
-    def __init__(self, weight: Tensor, dtype: torch.dtype, rows: int) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int) -> None:
         self.weight, self.dtype = weight.to(dtype).contiguous(), dtype
+        self.bias = None if bias is None else bias.to(dtype).contiguous()
         self.reordered: Any = None
         if (weight.device.type, dtype) == ("cpu", torch.bfloat16) and has_onednn():
             self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, rows)
@@ -88,24 +89,51 @@ class _Product:
     def __call__(self, x: Tensor) -> Tensor:
         """(B, N) to (B, M), in the dtype of x."""
         if self.reordered:
-            wide = self.reordered(x.bfloat16(), self.weight, None, "none", [], "")
+            wide = self.reordered(x.bfloat16(), self.weight, self.bias, "none", [], "")
         else:
-            wide = F.linear(x.to(self.dtype), self.weight)
+            wide = F.linear(x.to(self.dtype), self.weight, self.bias)
         return wide.to(x.dtype)
+
+
+def _folded(norm: Any, linears: Sequence[Any], dtype: torch.dtype, rows: int) -> _Product:
+    """Linear layers of one input as one product, with the weight and bias of the norm before them in it."""
+    weight = torch.cat([linear.weight for linear in linears])
+    biased = linears[0].bias is not None
+    bias = torch.cat([linear.bias for linear in linears]) if biased else None
+    if norm is not None:
+        if getattr(norm, "bias", None) is not None:
+            more = weight @ norm.bias
+            bias = more if bias is None else bias + more
+        weight = weight * norm.weight
+    return _Product(weight, bias, dtype, rows)
 
 
 class _Layer:
     """A block's weights as one step wants them: joined by input, the norms' weights multiplied in."""
 
-    def __init__(self, block: Any, dtype: torch.dtype, rows: int) -> None:
+    def __init__(self, block: Any, dtype: torch.dtype, other: torch.dtype, rows: int) -> None:
         attention, feedforward = block.attention, block.feedforward
-        before, between = block.attention_norm.weight, block.feedforward_norm.weight
-        into = [p.weight for p in (attention.query, attention.key, attention.value)]
-        gate_up = torch.cat([feedforward.gate.weight, feedforward.up.weight]) * between
-        self.into_heads = _Product(torch.cat(into) * before, dtype, rows)
-        self.out = _Product(attention.out.weight, dtype, rows)
-        self.gate_up = _Product(gate_up, dtype, rows)
-        self.down = _Product(feedforward.down.weight, dtype, rows)
+        into = [attention.query, attention.key, attention.value]
+        self.into_heads = _folded(block.attention_norm, into, dtype, rows)
+        self.out = _folded(None, [attention.out], dtype, rows)
+        self.gated, self.function = hasattr(feedforward, "gate"), feedforward.function
+        up = [feedforward.gate, feedforward.up] if self.gated else [feedforward.up]
+        self.up = _folded(block.feedforward_norm, up, dtype, rows)
+        self.down = _folded(None, [feedforward.down], dtype, rows)
+        self.sliding: int | None = attention.sliding
+        self.norms: Tensor | None = None  # (H + K, D)
+        if attention.query_norm is not None:
+            pairs = (attention.query, attention.query_norm), (attention.key, attention.key_norm)
+            size = attention.head_dim
+            weights = [n.weight.expand(p.out_features // size, size) for p, n in pairs]
+            self.norms = torch.cat(weights).to(other)
+
+    def feed(self, x: Tensor) -> Tensor:
+        """The feed-forward's change of normalized states, (B, W)."""
+        if not self.gated:
+            return self.down(self.function(self.up(x)))
+        gate, up = self.up(x).chunk(2, dim=-1)
+        return self.down(self.function(gate) * up)
 
 
 class Decoder:
@@ -126,12 +154,18 @@ class Decoder:
         self.model, self.window = model, model.window
         place = model.embedding.weight
         self.dtype = dtype or _faster_dtype(model)
+        self.device = place.device
         self.other = self.dtype if place.device.type == "cuda" else torch.float32
-        self.layers = [_Layer(block, self.dtype, rows) for block in model.blocks]
-        self.head = _Product(model.head.weight * model.norm.weight, self.dtype, rows)
-        self.head_dim = model.width // model.heads
-        self.cos = torch.cat((model.cos, model.cos), -1).to(self.other)  # (P, D)
-        self.sin = torch.cat((-model.sin, model.sin), -1).to(self.other)
+        self.layers = [_Layer(block, self.dtype, self.other, rows) for block in model.blocks]
+        self.head = _folded(model.norm, [model.head], self.dtype, rows)
+        self.head_dim = model.head_dim
+        self.turns: tuple[Tensor, Tensor] | None = None
+        if (turns := model.positions.turns(self.window)) is not None:
+            cos, sin = turns
+            self.turns = (
+                torch.cat((cos, cos), -1).to(self.other),  # (P, D)
+                torch.cat((-sin, sin), -1).to(self.other),
+            )
         shape = (rows, model.kv_heads, self.window, self.head_dim)
         self.cache: Cache = [
             (place.new_zeros(shape, dtype=self.other), place.new_zeros(shape, dtype=self.other))
@@ -154,7 +188,7 @@ class Decoder:
         lengths = [len(prompt) for prompt in prompts]
         if not lengths or min(lengths) < 1 or max(lengths) > self.window:
             raise ValueError(f"Decoder expects prompts of 1 to {self.window} tokens, got {lengths}")
-        place = self.model.embedding.weight.device
+        place = self.device
         # shorter ones are filled at their end, which causal attention never shows to what precedes
         tokens = torch.tensor([[*p, *[0] * (max(lengths) - len(p))] for p in prompts], device=place)
         rows = slice(first, first + len(prompts))
@@ -182,47 +216,95 @@ class Decoder:
         at = self.positions
         if max(at) >= self.window:
             raise ValueError(f"Decoder's window of {self.window} positions is full: read() it anew")
-        model, place = self.model, self.cos.device
-        rows, count = len(at), max(at) + 1
-        x = model.embedding.weight[torch.tensor(tokens, device=place)].to(self.other)  # (B, W)
-        same = min(at) == max(at)
-        where = slice(at[0], count) if same else torch.tensor(at, device=place)
-        turn = self.cos[where].unsqueeze(1), self.sin[where].unsqueeze(1)  # (B or 1, 1, D)
-        seen = None
-        if not same:
-            seen = torch.arange(count, device=place) <= torch.tensor(at, device=place)[:, None]
-            seen = seen[:, None, None]  # (B, 1, 1, P)
-        for layer, (keys, values) in zip(self.layers, self.cache, strict=True):
-            heads = layer.into_heads(self._normal(x))
-            q, k, v = self._heads(heads.view(rows, -1, self.head_dim), turn)
-            if same:
-                keys[:, :, at[0]], values[:, :, at[0]] = k, v
-            else:
-                each = torch.arange(rows, device=place)
-                keys[each, :, where], values[each, :, where] = k, v
-            # the queries that share a key stand where other models have time: no key is repeated
-            mixed = F.scaled_dot_product_attention(
-                q.view(rows, model.kv_heads, -1, self.head_dim),
-                keys[:, :, :count],
-                values[:, :, :count],
-                attn_mask=seen,
-            )
-            x = x + layer.out(mixed.reshape(rows, -1))
-            gate, up = layer.gate_up(self._normal(x)).chunk(2, dim=-1)
-            x = x + layer.down(F.silu(gate) * up)
+        model = self.model
+        x = model.embedding.weight[torch.tensor(tokens, device=self.device)].to(self.other)
+        view = _View(self, at)
+        if view.each is not None and self.turns is None:
+            x = model.positions.add(x.unsqueeze(1), view.each).squeeze(1)  # (B, W)
+        for number, (layer, cache) in enumerate(zip(self.layers, self.cache, strict=True)):
+            q, k, v = self._heads(layer, layer.into_heads(self._normal(x)), view)
+            view.keep(cache, k, v)
+            mixed = self._mixed(layer, number, q, cache, view)
+            x = x + layer.out(mixed.reshape(len(at), -1))
+            x = x + layer.feed(self._normal(x))
         self.positions = [position + 1 for position in at]
         return self.head(self._normal(x))
 
     def _normal(self, x: Tensor) -> Tensor:
+        if self.model.form.norm == "layer":
+            return F.layer_norm(x, x.shape[-1:], None, None, self.model.eps)
         return F.rms_norm(x, x.shape[-1:], None, self.model.eps)
 
-    def _heads(self, heads: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, H, D), keys and values (B, K, D), turned to their positions."""
+    def _heads(self, layer: _Layer, heads: Tensor, view: _View) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, D), keys and values (B, K, D), normalized and turned to their positions."""
         model = self.model
+        heads = heads.view(len(heads), -1, self.head_dim)
         turned = heads[:, : model.heads + model.kv_heads]
-        turned = torch.addcmul(turned * turn[0], turned.roll(self.head_dim // 2, -1), turn[1])
+        if layer.norms is not None:
+            turned = F.rms_norm(turned, (self.head_dim,), None, model.eps) * layer.norms
+        if view.turn is not None:
+            cos, sin = view.turn
+            turned = torch.addcmul(turned * cos, turned.roll(self.head_dim // 2, -1), sin)
         q, k = turned.split((model.heads, model.kv_heads), dim=1)
         return q, k, heads[:, model.heads + model.kv_heads :]
+
+    def _mixed(
+        self, layer: _Layer, number: int, q: Tensor, cache: tuple[Tensor, Tensor], view: _View
+    ) -> Tensor:
+        """What each head draws from the values so far: B * H * D numbers, in that order."""
+        positions, kv_heads = self.model.positions, self.model.kv_heads
+        begin = view.begin(layer.sliding)
+        keys, values = (kept[:, :, begin : view.count] for kept in cache)
+        seen = view.seen(layer.sliding)
+        if not positions.biased or view.each is None:
+            # the queries that share a key stand where other models have time: no key is repeated
+            shared = q.view(len(q), kv_heads, -1, self.head_dim)
+            return F.scaled_dot_product_attention(shared, keys, values, attn_mask=seen)
+        places = view.each, torch.arange(begin, view.count, device=self.device)
+        return positions.attend(
+            q.unsqueeze(2), keys, values, places=places, layer=number, causal=False, keep=seen
+        )
+
+
+class _View:
+    """Where the rows of one step stand, and what they see."""
+
+    def __init__(self, decoder: Decoder, at: Sequence[int]) -> None:
+        self.same, self.first, self.count = min(at) == max(at), at[0], max(at) + 1
+        self.each: Tensor | None = None  # (B, 1) int64
+        # where all rows stand at one place and only tables are read, a slice does: no index is made
+        if not self.same or decoder.turns is None:
+            self.each = torch.tensor(at, device=decoder.device).unsqueeze(1)
+        self.rows = None if self.same else torch.arange(len(at), device=decoder.device)
+        self.turn: tuple[Tensor, Tensor] | None = None
+        if decoder.turns is not None:
+            cos, sin = decoder.turns
+            where = slice(self.first, self.count) if self.same else self.each[:, 0]  # type: ignore[index]
+            self.turn = cos[where].unsqueeze(1), sin[where].unsqueeze(1)  # (B or 1, 1, D)
+        self._seen: dict[int | None, Tensor] = {}
+
+    def keep(self, cache: tuple[Tensor, Tensor], k: Tensor, v: Tensor) -> None:
+        """Write each row's key and value, (B, K, D), at its place."""
+        where: Any = (slice(None), slice(None), self.first)
+        if self.each is not None and self.rows is not None:
+            where = (self.rows, slice(None), self.each[:, 0])
+        cache[0][where], cache[1][where] = k, v
+
+    def begin(self, sliding: int | None) -> int:
+        """The first key that any row may see."""
+        return max(0, self.count - sliding) if self.same and sliding else 0
+
+    def seen(self, sliding: int | None) -> Tensor | None:
+        """Which keys each row sees, (B, 1, 1, P) bool; None where it is all of them."""
+        if self.same or self.each is None:
+            return None
+        if sliding not in self._seen:
+            keys = torch.arange(self.count, device=self.each.device)
+            seen = keys <= self.each
+            if sliding is not None:
+                seen &= keys > self.each - sliding
+            self._seen[sliding] = seen[:, None, None]
+        return self._seen[sliding]
 
 
 def _faster_dtype(model: Transformer) -> torch.dtype:

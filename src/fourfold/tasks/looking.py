@@ -33,7 +33,7 @@ from fourfold.look.modules import Step, parameters_within
 from fourfold.look.modules_draw import draw, modules_table, size_in_words
 from fourfold.look.modules_trace import trace
 from fourfold.look.projection import Method, projection_map
-from fourfold.models.attention import attention_weights, looking
+from fourfold.models.attention import looking
 
 TOKENS = 48
 """Positions of an attention map at most."""
@@ -244,10 +244,10 @@ def _attention(
         return None
     tokens, length = _tokens(run, batch, looked[0].k.shape[2])
     weights: dict[str, np.ndarray] = {}
-    for name, (q, k) in zip(names, looked, strict=True):
-        if name not in weights and q.shape[2] == k.shape[2] == looked[0].k.shape[2]:
+    for name, call in zip(names, looked, strict=True):
+        if name not in weights and call.q.shape[2] == call.k.shape[2] == looked[0].k.shape[2]:
             with torch.no_grad():
-                found = attention_weights(q[:1].float(), k[:1].float())[0]
+                found = call.weights(1)[0]
             weights[name] = found[:, :length, :length].cpu().numpy()
     return weights, tokens[:length]
 
