@@ -39,7 +39,7 @@ def common_flags(sizes: tuple[str, ...] = ()) -> list[inspect.Parameter]:
             str,
             f"A preset ({', '.join(sizes) or 'this system has none'}); explicit options win over it.",
         ),
-        flag("valid", ["--valid"], str, "File of the validation split."),
+        flag("valid", ["--valid"], str, "File of the validation split; several as a.en,a.de."),
         flag("device", ["--device"], str, "cpu, cuda, cuda:1, mps.", "auto"),
         flag("resume", ["--resume"], str, "Go on exactly where this run was stopped."),
         flag("from_", ["--from"], str, "Begin from this run's weights, under a new schedule."),
@@ -119,6 +119,13 @@ def of_options(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _option_name(key: str) -> str:
     return key[2:].replace("__", ".") if key.startswith("o_") else key
+
+
+def several(word: str) -> str | list[str]:
+    """A file's name, or several with commas between them where there is no file of the whole name."""
+    if "," not in word or Path(word).exists():
+        return word
+    return [part for part in word.split(",") if part]
 
 
 LEAST = {"seeds": 1, "trials": 1, "repeats": 1, "folds": 2, "outer": 2}
@@ -208,6 +215,8 @@ def _run_fit(
     if "from" in given:
         arguments["from_"] = given["from"]
     arguments.update(common)
+    if isinstance(arguments.get("valid"), str):
+        arguments["valid"] = several(arguments["valid"])
     system = _base(name, given) or name
     console = make_console(quiet=quiet, json=as_json)
     if resumed:

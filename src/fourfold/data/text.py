@@ -25,7 +25,7 @@ from fourfold.data.spaced import Jieba, Spaced
 from fourfold.data.subwords import Subwords
 from fourfold.data.text_sources import find_origins
 from fourfold.data.tokens import Measures, encode_splits
-from fourfold.data.vocabulary import Bytes, Characters, Vocabulary
+from fourfold.data.vocabulary import Bytes, Characters, Texts, Vocabulary
 from fourfold.data.words import Words
 
 FORMAT = 1
@@ -36,12 +36,13 @@ WORDS: dict[str, type[Words | Spaced | Jieba]] = {
 IGNORE = -100
 """Target of positions that do not count."""
 Share = Annotated[float, Field(ge=0, le=1)]
+Unit = Literal["byte", "character", "word", "space", "jieba", "bpe"]
 
 
 class Text(DataOptions):
     """Windows of tokens from texts."""
 
-    unit: Literal["byte", "character", "word", "space", "jieba", "bpe"] = "character"
+    unit: Unit = "character"
     """What a token is. Words are found in any script; space takes what stands between spaces, and the line's
     end, in corpora that are cut already; jieba cuts Chinese; bpe is byte-level and trained on the text."""
     window: PositiveInt = 64
@@ -394,21 +395,41 @@ def _learn(options: Text, stream: Any, characters: int) -> Vocabulary:
 
     if options.tokenizer is not None:
         return Subwords.read(Path(options.tokenizer))
-    if options.unit == "character":
-        return Characters.learn(texts, options.vocabulary, options.min_count)
-    if options.unit in WORDS:
-        return WORDS[options.unit].learn(texts, options.vocabulary, options.min_count)
-    if options.unit == "bpe":
-        return Subwords.learn(texts, options.vocabulary, options.min_count, characters)
-    if options.vocabulary not in (None, len(Bytes())):
-        raise UserError(
-            f"vocabulary: {options.vocabulary} entries asked, the unit byte has {len(Bytes())}"
-        )
+    return learn_vocabulary(options.unit, texts, options.vocabulary, options.min_count, characters)
+
+
+def learn_vocabulary(
+    unit: Unit, texts: Texts, size: int | None, min_count: int, characters: int
+) -> Vocabulary:
+    """A vocabulary of some texts, those of the training split.
+
+    Args:
+        unit: what a token is.
+        texts: their pieces.
+        size: entries; None takes all, or for bpe as many as the length of the text asks for.
+        min_count: how often an entry must occur.
+        characters: how long the texts are.
+
+    Raises:
+        UserError: more entries are asked than the texts support.
+    """
+    if unit == "character":
+        return Characters.learn(texts, size, min_count)
+    if unit in WORDS:
+        return WORDS[unit].learn(texts, size, min_count)
+    if unit == "bpe":
+        return Subwords.learn(texts, size, min_count, characters)
+    if size not in (None, len(Bytes())):
+        raise UserError(f"vocabulary: {size} entries asked, the unit byte has {len(Bytes())}")
     return Bytes()
 
 
 def load_vocabulary(folder: Path) -> Vocabulary:
-    """The vocabulary that `Vocabulary.save` wrote into a folder."""
+    """The vocabulary that `Vocabulary.save` wrote into a folder.
+
+    Raises:
+        UserError: it is of an unknown unit.
+    """
     path = folder / Vocabulary.file
     if not path.exists():
         return Subwords.read(folder, as_saved=True)

@@ -66,7 +66,7 @@ def _in_memory(sources: Any, field: str) -> Origin:
 def _named(name: str, field: str, strict: bool, notes: list[str]) -> Iterator[Origin]:
     """What one word of a user means."""
     if name == "-":
-        yield Origin("standard input", field, stream=_keep(sys.stdin.buffer))
+        yield Origin("standard input", field, stream=keep_stream(sys.stdin.buffer))
         return
     path = Path(name)
     try:
@@ -134,7 +134,7 @@ def _no_text(origin: Origin) -> str | None:
     return None
 
 
-def _keep(stream: BinaryIO) -> BinaryIO:
+def keep_stream(stream: BinaryIO) -> BinaryIO:
     """A copy of a stream that can be read again: in memory, or on disk where it is long."""
     kept = _Kept(max_size=readers.MEMORY)
     while block := stream.read(BLOCK):
