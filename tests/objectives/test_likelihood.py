@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from fourfold.models.transformer import Transformer
 from fourfold.objectives import likelihood
 from fourfold.objectives.likelihood import NextToken, cross_entropy
 
@@ -97,3 +98,46 @@ def test_shapes_that_differ() -> None:
     batch = {"tokens": torch.zeros(1, 3).long(), "targets": torch.zeros(1, 2).long()}
     with pytest.raises(ValueError, match=r"targets \(B, T\)"):
         next(NextToken().losses(Fixed(torch.zeros(1, 3, 8)), batch))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_logits_are_computed_where_targets_count_alone(autocast: bool) -> None:
+    torch.manual_seed(0)
+    model = Transformer(37, 16, 2, 2, window=12, tied=False)
+    seen: list[int] = []
+    model.head.register_forward_hook(lambda *told: seen.append(told[2].shape[:-1].numel()))
+    tokens, segments = torch.randint(37, (3, 12)), torch.arange(12).div(5, rounding_mode="floor")
+    targets = torch.where(torch.rand(3, 12) < 0.4, tokens.roll(-1, 1), -100)
+    batch = {"tokens": tokens, "targets": targets, "segments": segments.expand(3, 12)}
+
+    def differentiated(chooses: bool) -> tuple[float, float, list[torch.Tensor]]:
+        model.chooses = chooses
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            (move,) = NextToken().losses(model, batch)
+        move.loss.backward()
+        grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        return float(move.loss.detach()), float(move.weight), grads
+
+    some, all_ = differentiated(True), differentiated(False)
+    assert seen == [int((targets >= 0).sum()), 36]
+    assert some[1] == all_[1] == float((targets >= 0).sum())
+    assert some[0] == pytest.approx(all_[0], rel=1e-3 if autocast else 1e-6)
+    for one, other in zip(some[2], all_[2], strict=True):
+        scale = float(other.abs().max())
+        assert float((one - other).abs().max()) <= (0.02 if autocast else 1e-5) * scale
+    whole = {**batch, "targets": tokens.roll(-1, 1)}
+    seen.clear()
+    model.chooses = True
+    next(NextToken().losses(model, whole))
+    assert seen == [36]
+
+
+def test_a_choosing_model_in_which_nothing_counts() -> None:
+    model = Transformer(37, 16, 1, 2, window=12)
+    tokens = torch.randint(37, (2, 12))
+    (move,) = NextToken().losses(
+        model, {"tokens": tokens, "targets": torch.full_like(tokens, -100)}
+    )
+    move.loss.backward()
+    assert float(move.weight) == 0 and float(move.loss.detach()) == 0

@@ -187,6 +187,9 @@ class Transformer(nn.Module):
         ValueError: the sizes do not divide, or an option that does not exist.
     """
 
+    chooses = True
+    """Whether `forward` takes `chosen`."""
+
     def __init__(
         self,
         vocabulary: int,
@@ -321,9 +324,18 @@ class Transformer(nn.Module):
             bias = positions.bias(at, at)  # distances are the same in a packed row
         return Where(positions, positions.turns(time, places), bias, packed)
 
-    def forward(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
-        """Logits of every position's next token, (B, T, V), from tokens (B, T); see `states`."""
-        return self.head(self.states(tokens, segments=segments))
+    def forward(
+        self, tokens: Tensor, segments: Tensor | None = None, chosen: Tensor | None = None
+    ) -> Tensor:
+        """Logits of every position's next token, (B, T, V), from tokens (B, T); see `states`.
+
+        Args:
+            tokens: (B, T) int64.
+            segments: (B, T) int64, see `states`.
+            chosen: (B, T) bool, where logits are wanted: then (N, V) of those N, row after row.
+        """
+        states = self.states(tokens, segments=segments)
+        return self.head(states if chosen is None else states[chosen])
 
 
 def default_hidden(width: int) -> int:

@@ -194,7 +194,8 @@ class NextToken(Objective):
     """Cross-entropy of the next token: -log softmax(logits)[target], in nats.
 
     The model maps batch["tokens"], (B, T) int64, to logits (B, T, V); positions whose
-    batch["targets"], (B, T) int64, equals `ignore` do not count.
+    batch["targets"], (B, T) int64, equals `ignore` do not count. A model that `chooses` is asked for the logits where
+    targets count alone: the product with the output weights is much of a small model's time.
 
     Raises:
         ValueError: logits and targets differ in (B, T).
@@ -210,9 +211,25 @@ class NextToken(Objective):
 
     def losses(self, model: nn.Module, batch: Batch) -> Iterator[Move]:
         """One move of the whole model: nats, summed over the tokens that count."""
-        logits, targets = self.logits(model, batch)
+        chosen = self._chosen(model, batch["targets"])
+        if chosen is None:
+            logits, targets = self.logits(model, batch)
+        else:
+            logits = model(batch["tokens"], **beside(batch), chosen=chosen)
+            targets = batch["targets"][chosen]
         total = cross_entropy(logits, targets, self.ignore)
         yield Move("model", total, weight=(targets != self.ignore).sum())
+
+    def _chosen(self, model: nn.Module, targets: Tensor) -> Tensor | None:
+        """Where targets count, (B, T) bool, if the model can leave the other logits out and not all count.
+
+        A GPU would have to be waited for to know how many do, and a compiled model wants shapes that stay.
+        """
+        compiled = getattr(model, "_compiled_call_impl", None) is not None
+        if not getattr(model, "chooses", False) or compiled or targets.device.type != "cpu":
+            return None
+        chosen = targets != self.ignore
+        return None if bool(chosen.all()) else chosen
 
     def logits(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits (B T, V) and targets (B T,); batch["segments"], (B, T) int64, goes to the model where it is there.
