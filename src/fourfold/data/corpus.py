@@ -33,6 +33,8 @@ class Part(NamedTuple):
     """Whether it begins its document's share of this split."""
     closes: bool
     """Whether the end token follows."""
+    source: int = 0
+    """Which of several sources it is of."""
 
 
 class Corpus:
@@ -143,7 +145,9 @@ def _by_document(
     return np.stack([(place == 0) * characters, (place <= 1) * characters], axis=1)
 
 
-def parts(corpus: Corpus, bounds: np.ndarray, *, anywhere: bool) -> Iterator[Part]:
+def parts(
+    corpus: Corpus, bounds: np.ndarray, *, anywhere: bool, source: int = 0, alone: bool = True
+) -> Iterator[Part]:
     """The documents cut at the bounds of the splits.
 
     The end token closes every document's share of a split where there are several documents; one text
@@ -153,7 +157,10 @@ def parts(corpus: Corpus, bounds: np.ndarray, *, anywhere: bool) -> Iterator[Par
         corpus: what to cut.
         bounds: from `plan_split`.
         anywhere: whether a cut may fall inside a word; otherwise it moves back to where a token ends.
+        source: number of the corpus among several.
+        alone: whether no other corpus goes into the same splits.
     """
+    several = len(corpus) > 1 or not alone
     number, done, before, begun = -1, 0, "", [False, False, False]
     waiting: Part | None = None
     for document, piece in corpus.pieces():
@@ -167,13 +174,13 @@ def parts(corpus: Corpus, bounds: np.ndarray, *, anywhere: bool) -> Iterator[Par
             text = piece[edges[index] : edges[index + 1]]
             if not text:
                 continue
-            part = Part(split, text, before, not begun[index], False)
+            part = Part(split, text, before, not begun[index], False, source)
             if waiting:
-                yield waiting._replace(closes=part.first and len(corpus) > 1)
+                yield waiting._replace(closes=part.first and several)
             waiting, before, begun[index] = part, text[-1], True
         done += len(piece)
     if waiting:
-        yield waiting._replace(closes=len(corpus) > 1)
+        yield waiting._replace(closes=several)
 
 
 def whole_documents(stream: Iterator[Part]) -> Iterator[Part]:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
 from fourfold.core.errors import UserError, nearest
-from fourfold.core.parts import Batch, DataOptions, Split
+from fourfold.core.parts import Batch, Data, DataOptions, Split
 from fourfold.core.state import write_text
 from fourfold.data.catalog import cache_folder
 from fourfold.data.continuing import Rows, rows_of
 from fourfold.data.corpus import LONGEST, SPLITS, Corpus, Part, parts, plan_split, whole_documents
 from fourfold.data.loading import Indexed
+from fourfold.data.mixture import Mixture, mixed, weight_of
+from fourfold.data.readers import Origin
 from fourfold.data.spaced import Jieba, Spaced
 from fourfold.data.subwords import Subwords
 from fourfold.data.text_sources import find_origins
@@ -41,6 +43,10 @@ Unit = Literal["byte", "character", "word", "space", "jieba", "bpe"]
 
 class Text(DataOptions):
     """Windows of tokens from texts."""
+
+    loose: ClassVar[frozenset[str]] = DataOptions.loose | {
+        "field", "document_mask", "mixture", "training"
+    }  # fmt: skip
 
     unit: Unit = "character"
     """What a token is. Words are found in any script; space takes what stands between spaces, and the line's
@@ -68,9 +74,27 @@ class Text(DataOptions):
     """Shares of training, validation and test; their sum is 1."""
     strict: bool = False
     """Refuse a folder with files that are no text; otherwise they are left out and counted."""
+    document_mask: bool = False
+    """Let each position see its own document only. A window is a piece of all documents joined, with an end token
+    between them; without the mask what is before that is seen too."""
+    mixture: dict[str, PositiveFloat] | None = None
+    """Weight of each source in the training windows: wiki=0.7,code=0.3. Sources are named as they are given, or by
+    their file's name; of a single folder each entry is one."""
+    training: str | None = None
+    """File or folder to train on in place of the sources' training split; they are still validated and tested on."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.document_mask and (self.ordered or self.context > 1):
+            raise ValueError(
+                "document_mask: goes with windows in random order and context 1 only (ordered False)"
+            )
+        if self.mixture is not None and self.ordered:
+            raise ValueError("mixture: its windows come in random order; take ordered False")
+        if self.mixture is not None and self.training is not None:
+            raise ValueError(
+                "mixture: weighs the sources' training splits, which training replaces"
+            )
         if abs(sum(self.split) - 1) > 1e-6 or self.split[0] == 0:
             raise ValueError(
                 f"split: expected shares that sum to 1, training not 0, got {self.split}"
@@ -96,6 +120,15 @@ class Text(DataOptions):
             UserError: something about the sources, the vocabulary or the window is wrong.
         """
         return _open(self, None, sources, seed, valid, whole=False)
+
+    def adopt(
+        self, prepared: Data, sources: Any, *, seed: int = 0, valid: Any = None
+    ) -> TextData | None:
+        """See `DataOptions.adopt`: texts under the vocabulary of data of another kind."""
+        vocabulary = getattr(prepared, "vocabulary", None)
+        if not isinstance(vocabulary, Vocabulary):
+            return None
+        return _open(self, vocabulary, sources, seed, valid, whole=False)
 
     def restore(self, folder: Path) -> TextData:
         """See `DataOptions.restore`."""
@@ -127,7 +160,10 @@ class TextData(Indexed):
     target t follows token C - 1 + t. In an epoch the windows of
     a split begin at an offset fixed by (seed, epoch), so that they differ from epoch to epoch, and every
     token is a target at most once. In stored order (epoch None) every token is a target exactly once; what
-    is missing in the last window has the target -100. Ordered text comes in rows that go on from batch to
+    is missing in the last window has the target -100. With document masks there is {"segments": (B, T) int64}
+    besides: which document of its window a position belongs to. An end token that is read begins the next one, as
+    the end token precedes every text that is scored or continued. Under a mixture an epoch's windows are those of
+    `data/mixture.py`, and none reaches from one source into another. Ordered text comes in rows that go on from batch to
     batch instead, with {"begins": (B,) bool} besides: see `data/continuing.py`.
     """
 
@@ -147,6 +183,21 @@ class TextData(Indexed):
         self.options, self.window = options, options.window
         self.vocabulary, self.fingerprint = vocabulary, fingerprint
         self._measures, self._about, self._tokens = measures, about, tokens
+
+    @functools.cached_property
+    def mixture(self) -> Mixture | None:
+        """Which windows an epoch takes from which source; None where all are of one.
+
+        Raises:
+            UserError: a source has less than a window.
+        """
+        weighed = self._about.get("mixture")
+        if not weighed:
+            return None
+        names, weights = zip(*weighed, strict=True)
+        held = self._measures.held()[: len(names)]  # validation texts of their own come last
+        sizes = [each.tokens["train"] for each in held]
+        return Mixture(names, weights, sizes, self.window, self.seed)
 
     def tokens(self, split: Split) -> np.ndarray:
         """The split as one array, (N + 1,) unsigned: the opening token, then the N tokens of the text.
@@ -168,6 +219,15 @@ class TextData(Indexed):
         """Bits that spelling a split's unknown words takes, beside those of the unknown token itself."""
         return self._measures.spelling[split]
 
+    def held(self, split: Split) -> Iterator[tuple[str, slice, int, float]]:
+        """Of each source of a mixture: its name, its tokens' places in the split, bytes, and bits of spelling."""
+        names = [name for name, _ in self._about.get("mixture") or ()]
+        begin = 0
+        for name, held in zip(names, self._measures.held(), strict=False):
+            end = begin + held.tokens[split]
+            yield name, slice(begin, end), held.bytes[split], held.spelling[split]
+            begin = end
+
     @property
     def unknown_words(self) -> dict[str, int]:
         """The most frequent words outside the vocabulary in all splits, with their counts."""
@@ -186,6 +246,8 @@ class TextData(Indexed):
             return rows.rows * rows.steps
         if epoch is None:
             return self.size(split)
+        if self.mixture is not None and split == "train":
+            return self.mixture.count
         return (self._measures.tokens[split] - self._offset(split, epoch)) // self.window
 
     def length(self, split: Split, epoch: int | None = None) -> int:
@@ -221,21 +283,27 @@ class TextData(Indexed):
         tokens = self.tokens(split)
         if isinstance(index, slice):
             index = np.arange(index.start, index.stop)
-        offset = 0 if epoch is None else self._offset(split, epoch)
         lead = self.options.context - 1
-        starts = (index * self.window + offset)[:, None]
-        places = starts + np.arange(-lead, self.window + 1)  # (B, C + T)
+        if self.mixture is not None and split == "train" and epoch is not None:
+            starts, first = self.mixture.starts(index, epoch)
+        else:
+            offset = 0 if epoch is None else self._offset(split, epoch)
+            starts, first = index * self.window + offset, np.zeros_like(index)
+        places = starts[:, None] + np.arange(-lead, self.window + 1)  # (B, C + T)
         beyond = places >= len(tokens)
         short = bool(beyond.any())
         # the first token is the end token, which stands for all that is before it
-        windows = tokens[np.clip(places, 0, len(tokens) - 1)].astype(np.int64)
+        windows = tokens[np.clip(places, first[:, None], len(tokens) - 1)].astype(np.int64)
         inputs, targets = windows[:, :-1].copy(), windows[:, 1 + lead :].copy()
         if self.vocabulary.begin is not None:  # it is given, never guessed
             targets[targets == self.vocabulary.begin] = IGNORE
         if short:
             inputs[beyond[:, :-1]] = self.vocabulary.end
             targets[beyond[:, 1 + lead :]] = IGNORE
-        return {"tokens": torch.from_numpy(inputs), "targets": torch.from_numpy(targets)}
+        batch = {"tokens": torch.from_numpy(inputs), "targets": torch.from_numpy(targets)}
+        if self.options.document_mask:
+            batch["segments"] = segments_of(batch["tokens"], self.vocabulary.end)
+        return batch
 
     def reopen(
         self, sources: Any, *, seed: int = 0, valid: Any = None, whole: bool = False
@@ -261,22 +329,29 @@ class TextData(Indexed):
         """See `Data.summary`."""
         measures = self._measures
         return {
-            **{k: v for k, v in self._about.items() if k != "notes"},
+            **{k: v for k, v in self._about.items() if k not in ("notes", "mixture")},
             **{
                 name: dict(values)
                 for name, values in vars(measures).items()
-                if name not in ("spelling", "unknown_words")
+                if name not in ("spelling", "unknown_words", "sources")
             },
+            **({"mixture": self.mixture.summary()} if self.mixture else {}),
             "unit": self.vocabulary.unit,
             "vocabulary": len(self.vocabulary),
             "window": self.window,
             "not targets in one epoch": self._left_out(),
-            "notes": [*self._about["notes"], *self._unknown_notes()],
+            "notes": [
+                *self._about["notes"],
+                *([self.mixture.note()] if self.mixture else []),
+                *self._unknown_notes(),
+            ],
         }
 
     def _left_out(self) -> str:
         if self.options.ordered:
             return f"none: {self.batch} rows are read to their ends, each window from where the one before ended"
+        if self.mixture is not None:
+            return "by the weights of the mixture: see the passes of each source"
         return (
             f"at most {2 * (self.window - 1)} of {self._measures.tokens['train']} training tokens, before the "
             "first and after the last full window; others in the next epoch"
@@ -292,6 +367,25 @@ class TextData(Indexed):
                 )
 
 
+def segments_of(tokens: torch.Tensor, end: int) -> torch.Tensor:
+    """Which document of its row each position belongs to, (B, T) int64 from 0 on, of tokens that are read, (B, T).
+
+    An end token belongs to the document that it begins.
+    """
+    begun = (tokens == end).long().cumsum(-1)
+    return begun - begun[..., :1]
+
+
+class _Stock(NamedTuple):
+    """Documents with the shares that go into the splits."""
+
+    corpus: Corpus
+    shares: tuple[float, float, float]
+    name: str = ""
+    trains: bool = True
+    """Whether its training share is used."""
+
+
 def _open(
     options: Text,
     vocabulary: Vocabulary | None,
@@ -302,24 +396,31 @@ def _open(
     whole: bool,
 ) -> TextData:
     """Read, split, learn the vocabulary where there is none yet, and encode."""
-    corpora, notes = _read(options, sources, valid)
-    shares = _shares(options, whole=whole, valid=valid is not None)
-    plans = [plan_split(c.characters, s, seed) for c, s in zip(corpora, shares, strict=True)]
+    stocks, notes = _read(options, sources, valid, whole=whole)
+    plans = [plan_split(stock.corpus.characters, stock.shares, seed) for stock in stocks]
     unit = vocabulary.unit if vocabulary else Subwords.unit if options.tokenizer else options.unit
     anywhere = unit in (Bytes.unit, Characters.unit)
+    mixture = None if whole else options.mixture
 
     def stream() -> Iterator[Part]:
-        return itertools.chain.from_iterable(
-            parts(corpus, bounds, anywhere=anywhere)
-            for corpus, (bounds, _) in zip(corpora, plans, strict=True)
-        )
+        for number, (stock, (bounds, _)) in enumerate(zip(stocks, plans, strict=True)):
+            some = parts(
+                stock.corpus, bounds, anywhere=anywhere, source=number, alone=mixture is None
+            )
+            yield from (part for part in some if stock.trains or part.split != "train")
 
     learned = vocabulary is None
     if vocabulary is None:
-        length = int(plans[0][0][:, 0].sum())
+        length = sum(
+            int(b[:, 0].sum()) for s, (b, _) in zip(stocks, plans, strict=True) if s.trains
+        )
         vocabulary = _learn(options, stream, length)
+    corpora = [stock.corpus for stock in stocks]
     notes += _whole_document_notes(vocabulary, corpora)
+    shares = [stock.shares for stock in stocks]
     key = [FORMAT, vocabulary.digest, seed, shares, [c.digest for c in corpora]]
+    if mixture is not None or options.training is not None:
+        key.append([(stock.name, stock.trains) for stock in stocks])
     fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     small = all(corpus.fits for corpus in corpora)
     # the 2: what is measured beside the tokens has grown since the first form
@@ -328,16 +429,24 @@ def _open(
     encoded = encode_splits(joined, vocabulary, folder)
     if learned:
         vocabulary.counts = encoded.counts
-    name = ", ".join(o.name for o in corpora[0].origins[:3])
-    if len(corpora[0].origins) > 3:
-        name += f" and {len(corpora[0].origins) - 3} more"
+    origins = [o for s in stocks if s.name or s is stocks[0] for o in s.corpus.origins]
+    name = ", ".join(o.name for o in origins[:3])
+    if len(origins) > 3:
+        name += f" and {len(origins) - 3} more"
     notes += _check_length(encoded.measures, options, shares, name)
     how = "all of it is tested on" if whole else plans[0][1]
     if valid is not None:
         how += "; validation from files of its own"
+    if not whole and options.training is not None:
+        how += f"; training on {options.training}"
     about = {"source": name, "split": how, "shares": list(shares[0]), "notes": notes}
-    measures = encoded.measures
-    return TextData(options, vocabulary, seed, fingerprint, measures, about, encoded.tokens)
+    if mixture is not None:
+        # validation texts of their own come last and have no weight
+        about["mixture"] = _weighed(mixture, [stock.name for stock in stocks if stock.name])
+    measures, tokens = encoded.measures, encoded.tokens
+    data = TextData(options, vocabulary, seed, fingerprint, measures, about, tokens)
+    data.mixture  # noqa: B018  # a source of less than a window is an error before anything is built
+    return data
 
 
 def split_text(
@@ -349,44 +458,56 @@ def split_text(
         options, sources, seed, valid: as for `Text.open`.
         split: which.
     """
-    corpora, _ = _read(options, sources, valid)
-    shares = _shares(options, whole=False, valid=valid is not None)
+    stocks, _ = _read(options, sources, valid, whole=False)
     anywhere = options.tokenizer is None and options.unit in (Bytes.unit, Characters.unit)
     found = []
-    for corpus, some in zip(corpora, shares, strict=True):
-        bounds, _ = plan_split(corpus.characters, some, seed)
-        found += [p.text for p in parts(corpus, bounds, anywhere=anywhere) if p.split == split]
+    for stock in stocks:
+        bounds, _ = plan_split(stock.corpus.characters, stock.shares, seed)
+        if stock.trains or split != "train":
+            some = parts(stock.corpus, bounds, anywhere=anywhere)
+            found += [p.text for p in some if p.split == split]
     return "".join(found)
 
 
-def _read(options: Text, sources: Any, valid: Any) -> tuple[list[Corpus], list[str]]:
-    """The sources' documents, then those of the validation split if it has its own; with notes."""
-    origins, notes = find_origins(sources, options.field, strict=options.strict)
-    every = [origins]
-    if valid is not None:
-        more, more_notes = find_origins(valid, options.field, strict=options.strict)
-        both = {o.path.resolve() for o in origins if o.path} & {
-            o.path.resolve() for o in more if o.path
-        }
-        if both:
-            raise UserError(f"{min(both)}: is among the training and the validation texts")
-        every, notes = [origins, more], notes + more_notes
-    corpora = [Corpus(some) for some in every]
-    if empty := sum(corpus.empty for corpus in corpora):
-        notes.append(f"{empty} documents without text left out")
-    return corpora, notes
-
-
-def _shares(options: Text, *, whole: bool, valid: bool) -> list[tuple[float, float, float]]:
-    """Shares of the splits for the sources, and for the validation sources if there are any."""
+def _read(
+    options: Text, sources: Any, valid: Any, *, whole: bool
+) -> tuple[list[_Stock], list[str]]:
+    """The sources' documents, then those to train on in their place, then those of the validation split; with notes."""
     train, held, test = options.split
+    shares = (train, held, test)
     if whole:
-        shares = [(0.0, 0.0, 1.0)]
-    elif valid:
-        shares = [(train + held, 0.0, test), (0.0, 1.0, 0.0)]
+        shares = (0.0, 0.0, 1.0)
+    elif valid is not None:
+        shares = (train + held, 0.0, test)
+    notes: list[str] = []
+    groups: list[tuple[str, list[Origin], tuple[float, float, float], bool]] = []
+    replaced = options.training is not None and not whole
+    if options.mixture is not None and not whole:
+        found, notes = mixed(options.mixture, sources, options.field, strict=options.strict)
+        groups += [(name, origins, shares, True) for name, origins in found]
     else:
-        shares = [(train, held, test)]
-    return shares
+        origins, notes = find_origins(sources, options.field, strict=options.strict)
+        groups.append(("", origins, shares, not replaced))
+    if replaced:
+        more, said = find_origins(options.training, options.field, strict=options.strict)
+        groups.append(("", more, (1.0, 0.0, 0.0), True))
+        notes += said
+    if valid is not None:
+        more, said = find_origins(valid, options.field, strict=options.strict)
+        known = {o.path.resolve() for group in groups for o in group[1] if o.path}
+        if both := known & {o.path.resolve() for o in more if o.path}:
+            raise UserError(f"{min(both)}: is among the training and the validation texts")
+        groups.append(("", more, (0.0, 1.0, 0.0), True))
+        notes += said
+    stocks = [_Stock(Corpus(some), share, name, on) for name, some, share, on in groups]
+    if empty := sum(stock.corpus.empty for stock in stocks):
+        notes.append(f"{empty} documents without text left out")
+    return stocks, notes
+
+
+def _weighed(mixture: dict[str, float], names: list[str]) -> list[tuple[str, float]]:
+    """The sources in their order with their weights."""
+    return [(name, weight_of(mixture, name)) for name in names]
 
 
 def _learn(options: Text, stream: Any, characters: int) -> Vocabulary:

@@ -33,6 +33,15 @@ def _zeros() -> dict[Split, int]:
 
 
 @dataclass
+class Held:
+    """What the splits hold of one source."""
+
+    tokens: dict[Split, int] = field(default_factory=_zeros)
+    bytes: dict[Split, int] = field(default_factory=_zeros)
+    spelling: dict[Split, float] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0.0))
+
+
+@dataclass
 class Measures:
     """What the splits hold."""
 
@@ -49,6 +58,20 @@ class Measures:
     """Bits that spelling those takes: see `fourfold.data.spelling`."""
     unknown_words: dict[str, int] = field(default_factory=dict)
     """The most frequent of them in all splits, with their counts."""
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    """Of each source, in the order in which they follow one another in every split, what `Held` says."""
+
+    def held(self) -> list[Held]:
+        """What the splits hold of each source."""
+        return [Held(**source) for source in self.sources]
+
+    def add(self, source: int, split: Split, **found: float) -> None:
+        """Count tokens, bytes and spelling, of a source and in all."""
+        while len(self.sources) <= source:
+            self.sources.append(asdict(Held()))
+        for name, value in found.items():
+            self.sources[source][name][split] += value
+            vars(self)[name][split] += value
 
 
 @dataclass
@@ -149,16 +172,15 @@ def _encode(
             tokens, spelled = _encode_parts(mine, vocabulary)
             tokens = tokens.astype(dtype)
             emit(split, tokens)
+            bits = 0.0
             if spelled:
                 if split not in spelling:
                     spelling[split] = Spelling(vocabulary)
-                measures.spelling[split] += spelling[split].bits(spelled)
+                bits = spelling[split].bits(spelled)
                 _count(unknown, spelled)
-            measures.tokens[split] += len(tokens)
+            size = sum(len(p.text) if p.text.isascii() else len(p.text.encode()) for p in mine)
+            measures.add(mine[0].source, split, tokens=len(tokens), bytes=size, spelling=bits)
             measures.characters[split] += sum(len(p.text) for p in mine)
-            measures.bytes[split] += sum(
-                len(p.text) if p.text.isascii() else len(p.text.encode()) for p in mine
-            )
             measures.documents[split] += sum(p.first for p in mine)
             if vocabulary.unknown is not None:
                 measures.unknown[split] += int((tokens == vocabulary.unknown).sum())
@@ -168,6 +190,9 @@ def _encode(
     batch: list[Part] = []
     waiting = 0
     for part in stream:
+        if batch and part.source != batch[-1].source:
+            flush(batch)
+            batch, waiting = [], 0
         batch.append(part)
         waiting += len(part.text)
         if waiting >= BATCH:

@@ -62,6 +62,7 @@ class NGramModel(LanguageModel):
 
     imports: ClassVar[str] = "ARPA files of n-gram models, .gz too"
 
+    counts_once: ClassVar[bool] = True
     data: Text = Text(unit="word", window=1, context=LONGEST - 1, batch=4096)
     order: Annotated[int, Ge(1), Le(LONGEST)] = 5
     """The longest n-gram, in tokens: each is predicted from at most order - 1 before it."""

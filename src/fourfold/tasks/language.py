@@ -13,7 +13,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -52,9 +52,26 @@ Stream = Callable[[list[list[int]], list[torch.Generator]], Iterator[tuple[int, 
 class LanguageModel(Looking):
     """A system whose runs say how likely each next token of a text is."""
 
+    masks_documents: ClassVar[bool] = False
+    """Whether the model can be kept from seeing other documents (`Text.document_mask`)."""
+    counts_once: ClassVar[bool] = False
+    """Whether the search reads the whole text once, so that sources have no weights (`Text.mixture`)."""
+
     def reader(self, run: Run) -> Reader:
         """The trained model as something that reads."""
         raise NotImplementedError
+
+    def suited(self, run: Run) -> Self:
+        """Refuses options of the text that this model would ignore."""
+        if getattr(self.data, "document_mask", False) and not self.masks_documents:
+            raise UserError(
+                f"--data.document-mask: {self.name} reads on over the ends of documents; gpt has such a mask"
+            )
+        if getattr(self.data, "mixture", None) and self.counts_once:
+            raise UserError(
+                f"--data.mixture: {self.name} counts all of the text once; sources have no weights for it"
+            )
+        return super().suited(run)
 
     def tokens(
         self, run: Run, text: Document = "", *, numbers: tuple[int, ...] = ()
@@ -125,11 +142,13 @@ class LanguageModel(Looking):
             notes = (*notes, f"spelling the unknown ones takes {bits:,.0f} of the bits")
         size = data.bytes(split)
         score = language_score(float(nats.sum()), len(nats), size, notes, spelling=bits)
-        return Score(
-            {"loss": float(nats.mean()), **score.values},
-            {"loss": "nats/token", **score.units},
-            notes,
-        )
+        values, units = {"loss": float(nats.mean()), **score.values}, dict(score.units)
+        for name, places, size, bits in data.held(split):
+            if size:
+                column = f"bits_per_byte ({name})"
+                values[column] = (float(nats[places].sum()) / math.log(2) + bits) / size
+                units[column] = "bits"
+        return Score(values, {"loss": "nats/token", **units}, notes)
 
     def compress(
         self, run: Run, file: Path, *, rows: PositiveInt | None = None, out: Path | None = None
