@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from fourfold.core.run import Run
 from fourfold.core.signatures import extends
 from fourfold.core.system import batchable
 from fourfold.core.types import Picture
-from fourfold.data.text import TextData
+from fourfold.data.text import TextData, segments_of
 from fourfold.data.vocabulary import Vocabulary
 from fourfold.look.figures import picture, subplots
 from fourfold.models.adapter_folder import StoredAdapter, save_adapter
@@ -44,6 +44,7 @@ SHAPING = ("layers", "width", "heads", "kv_heads", "hidden", "tied")
 class TransformerLanguage(Adaptable, LanguageModel):
     """A language model that is a decoder-only Transformer."""
 
+    masks_documents: ClassVar[bool] = True
     layers: PositiveInt = 4
     """Blocks of attention and feed-forward."""
     width: PositiveInt = 256
@@ -156,12 +157,14 @@ class TransformerLanguage(Adaptable, LanguageModel):
             precision: auto takes float32 where the most likely token must win (temperature 0), otherwise what is faster here.
         """
         dtype = _dtype(precision, given["temperature"])
-        reader = TransformerReader(transformer(run), vocabulary_of(run.data), dtype)
+        reader = TransformerReader(
+            transformer(run), vocabulary_of(run.data), dtype, apart=_apart(run)
+        )
         yield from continued(run, reader, prompt, **given)
 
     def reader(self, run: Run) -> Reader:
         """See `LanguageModel.reader`."""
-        return TransformerReader(transformer(run), vocabulary_of(run.data))
+        return TransformerReader(transformer(run), vocabulary_of(run.data), apart=_apart(run))
 
     def export(
         self, run: Run, *, to: Literal["hf", "peft"] = "hf", out: Path | None = None
@@ -244,6 +247,7 @@ class TransformerReader(Reader):
         model: not changed.
         vocabulary: of its tokens.
         dtype: in which `read_on` multiplies; None takes the faster one here.
+        apart: whether a document sees nothing before its own end token, as it was trained (`Text.document_mask`).
     """
 
     def __init__(
@@ -251,8 +255,10 @@ class TransformerReader(Reader):
         model: Transformer,
         vocabulary: Vocabulary,
         dtype: torch.dtype | None = torch.float32,
+        *,
+        apart: bool = False,
     ) -> None:
-        self.model, self.vocabulary, self.dtype = model, vocabulary, dtype
+        self.model, self.vocabulary, self.dtype, self.apart = model, vocabulary, dtype, apart
 
     def start(self, rows: int = 1) -> Any:
         """See `Reader.start`."""
@@ -269,13 +275,17 @@ class TransformerReader(Reader):
         decoder, _, past = state
         read = tokens.tolist()
         for row, token in enumerate(read):
+            if self.apart and token == self.vocabulary.end:
+                past[row].clear()
+                decoder.positions[row] = 0
             past[row].append(token)
             del past[row][: -self.model.window]
         return decoder, advance(decoder, read, past, [True] * len(past)), past
 
     def surprises(self, tokens: np.ndarray) -> np.ndarray:
         """See `Reader.surprises`: at least half a window precedes each token where there is as much."""
-        return surprises(self.model, tokens.tolist()).numpy()
+        end = self.vocabulary.end if self.apart else None
+        return surprises(self.model, tokens.tolist(), end).numpy()
 
     def read_on(
         self,
@@ -324,10 +334,11 @@ def _until(stream: Any, ends: Sequence[int]) -> Iterator[tuple[int, int]]:
         answer = True if token in ends else (yield row, token)
 
 
-def surprises(model: Transformer, tokens: Sequence[int]) -> Tensor:
+def surprises(model: Transformer, tokens: Sequence[int], end: int | None = None) -> Tensor:
     """-log p of each token but the first, (N - 1,) in nats, each counted once.
 
-    The windows overlap by half, and only what a window adds counts in it.
+    The windows overlap by half, and only what a window adds counts in it. With an end token nothing before the
+    last one is seen.
     """
     place, window = model.embedding.weight.device, model.window
     whole = torch.tensor(tokens, device=place)
@@ -342,12 +353,21 @@ def surprises(model: Transformer, tokens: Sequence[int]) -> Tensor:
         at = torch.tensor([min(s, count - length) for s in rows], device=place)
         windows = whole[at[:, None] + torch.arange(length + 1, device=place)]  # (B, T + 1)
         with torch.no_grad():
-            logits = model(windows[:, :-1]).float()
+            logits = model(windows[:, :-1], _segments(windows[:, :-1], end)).float()
         nats = F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten(), reduction="none")
         for start, row in zip(at.tolist(), nats.view(len(rows), -1), strict=True):
             found.append(row[done - start :])
             done = start + len(row)
     return torch.cat(found).cpu().double()
+
+
+def _apart(run: Run) -> bool:
+    """Whether the run's documents do not see one another."""
+    return bool(getattr(run.system.data, "document_mask", False))
+
+
+def _segments(tokens: Tensor, end: int | None) -> Tensor | None:
+    return None if end is None else segments_of(tokens, end)
 
 
 def _by_position(run: Run, tokens: Tensor, window: int) -> Picture:
@@ -357,9 +377,12 @@ def _by_position(run: Run, tokens: Tensor, window: int) -> Picture:
     inputs = tokens[: rows * window].view(rows, window).to(run.device)
     targets = tokens[1 : rows * window + 1].view(rows, window).to(run.device)
     nats = torch.zeros(window, dtype=torch.float64)
+    end = vocabulary_of(run.data).end if _apart(run) else None
     with torch.no_grad():
         for some, wanted in zip(inputs.split(ROWS), targets.split(ROWS), strict=True):
-            each = F.cross_entropy(model(some).float().mT, wanted, reduction="none")
+            each = F.cross_entropy(
+                model(some, _segments(some, end)).float().mT, wanted, reduction="none"
+            )
             nats += each.double().sum(0).cpu()
     edges = [0, *(2**i for i in range(window.bit_length()) if 2**i < window), window]
     means = [float(nats[a:b].mean()) / rows for a, b in zip(edges, edges[1:], strict=False)]
