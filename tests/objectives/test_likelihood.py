@@ -58,6 +58,24 @@ def test_cross_entropy_in_bfloat16_sums_in_float32() -> None:
     torch.testing.assert_close(mine.float(), true, rtol=0.01, atol=1e-3)
 
 
+@pytest.mark.parametrize("through", [False, True])
+def test_differentiated_more_than_once(through: bool) -> None:
+    """The gradient is scaled where it lies: what was handed out before must not change, nor the next be wrong."""
+    torch.manual_seed(0)
+    given, targets = torch.randn(6, 4, dtype=torch.float64).requires_grad_(), torch.tensor([0, 3, 1, -100, 2, 2])  # fmt: skip
+    oracle = torch.autograd.grad(F.cross_entropy(given, targets, reduction="sum"), given)[0]
+    logits = given * 1.0 if through else given
+    loss, seed = cross_entropy(logits, targets), torch.tensor(0.5, dtype=torch.float64)
+    found = []
+    for scale in (0.5, 3.0, -2.0):  # one seed for all, as the training loop has it
+        found.append(torch.autograd.grad(loss, given, seed.fill_(scale), retain_graph=True)[0])
+    for gradient, scale in zip(found, (0.5, 3.0, -2.0), strict=True):
+        torch.testing.assert_close(gradient, scale * oracle, rtol=1e-12, atol=1e-12)
+    for scale in (0.25, 4.0):
+        cross_entropy(logits, targets).backward(seed.fill_(scale), retain_graph=True)
+    torch.testing.assert_close(given.grad, 4.25 * oracle, rtol=1e-12, atol=1e-12)
+
+
 def test_gradcheck() -> None:
     torch.manual_seed(0)
     model = Fixed(torch.randn(2, 3, 5, dtype=torch.float64))

@@ -72,13 +72,20 @@ class _CrossEntropy(Function):
         grad = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         total = _differentiated(logits, targets, ignore, grad)
         ctx.save_for_backward(grad)
+        ctx.scale = None
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         (kept,) = ctx.saved_tensors
-        return kept * grad.to(kept.dtype), None, None
+        if ctx.scale is not None:  # differentiated once more: what was handed out stays as it is
+            return kept * (grad / ctx.scale).to(kept.dtype), None, None
+        # in place, as nobody has it yet: at a small width a copy of all logits is 6% of a GPU's step. Through
+        # .data, since autograd takes a kept tensor that was changed for an error
+        ctx.scale = grad.clone()
+        kept.data.mul_(grad.to(kept.dtype))
+        return kept, None, None
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, ignore: int = -100) -> Tensor:
