@@ -20,6 +20,7 @@ from fourfold.core.sources import describe
 from fourfold.core.types import Picture
 from fourfold.optimizers.budget import Budget
 from fourfold.optimizers.cadence import Cadence
+from fourfold.optimizers.compiled import Compiled
 from fourfold.optimizers.memory import in_words, refuse_what_cannot_fit
 from fourfold.optimizers.precision import has_compiler, pays
 from fourfold.optimizers.signals import Signals
@@ -258,7 +259,7 @@ class Search(Stepper):
             torch._dynamo.config.suppress_errors = (
                 True  # a graph that does not compile runs as it is
             )
-            self.model.compile()
+            self.model._compiled_call_impl = Compiled(self.model)  # type: ignore[assignment]
 
     # --- checkpoints --------------------------------------------------------------------------------------
 
