@@ -14,7 +14,7 @@ from fourfold.optimizers.schedule import Name, factor
 
 PLAIN: dict[str, Any] = {"warmup": 0.0, "final": 0.0, "decay_from": 0.8}
 share = st.floats(0, 1)
-names = st.sampled_from(["constant", "linear", "cosine", "wsd"])
+names = st.sampled_from(["constant", "linear", "cosine", "wsd", "inverse_sqrt"])
 
 
 @pytest.mark.parametrize("total", [10, 57])
@@ -43,6 +43,19 @@ def test_warmup_in_steps() -> None:
 def test_warmup_in_steps_is_over_after_a_tenth_of_the_budget() -> None:
     values = [factor("constant", s, s / 20, **{**PLAIN, "warmup": 50}) for s in range(4)]
     assert values == pytest.approx([1 / 50, 0.5, 1, 1])
+
+
+def test_inverse_square_root_equals_the_papers_formula() -> None:
+    for step in range(1, 400):  # Vaswani et al. 2017, 5.3, with their peak as one
+        paper = min(step**-0.5, step * 40**-1.5) / 40**-0.5
+        ours = factor("inverse_sqrt", step - 1, step / 4000, **{**PLAIN, "warmup": 40})
+        assert ours == pytest.approx(paper)
+    by_share = [
+        factor("inverse_sqrt", 7, p, **{**PLAIN, "warmup": 0.1}) for p in (0.05, 0.1, 0.4, 0.9)
+    ]
+    assert by_share == pytest.approx([0.5, 1.0, 0.5, 1 / 3])
+    assert factor("inverse_sqrt", 8, 0.5, **PLAIN) == pytest.approx(1 / 3)
+    assert factor("inverse_sqrt", 10_000, 0.5, **{**PLAIN, "final": 0.1}) == 0.1
 
 
 def test_warmup_as_a_share_then_the_shape_over_the_rest() -> None:

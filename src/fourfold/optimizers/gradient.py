@@ -44,7 +44,8 @@ class Gradient(Optimizer):
     minutes: PositiveFloat | None = None
     """Budget in minutes of training; the schedule is annealed to its end."""
     schedule: schedules.Name = "cosine"
-    """Shape of the learning rate after the warm-up; wsd is warm-up, stable, decay."""
+    """Shape of the learning rate after the warm-up; wsd is warm-up, stable, decay; inverse_sqrt falls with the root of
+    the steps in units of the warm-up."""
     warmup: NonNegativeFloat = 0.0
     """Linear warm-up: a share of the budget if below 1, otherwise a number of steps, a tenth of the budget at most."""
     final: Share = 0.0

@@ -1,6 +1,7 @@
 """Learning-rate schedules: a factor of the peak rate by progress through the budget.
 
-Cosine: Loshchilov & Hutter 2017. Warm-up, stable, decay: Hu et al. 2024 (MiniCPM).
+Cosine: Loshchilov & Hutter 2017. Warm-up, stable, decay: Hu et al. 2024 (MiniCPM). Inverse square root: Vaswani et al.
+2017.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-Name = Literal["constant", "linear", "cosine", "wsd"]
+Name = Literal["constant", "linear", "cosine", "wsd", "inverse_sqrt"]
 
 
 def factor(
@@ -17,23 +18,28 @@ def factor(
     """The learning rate of a step as a factor of its peak.
 
     Args:
-        schedule: the shape after the warm-up.
+        schedule: the shape after the warm-up; "inverse_sqrt" falls with the root of the steps in units of the warm-up,
+            of one step where there is none.
         step: steps done before this one.
         progress: share of the budget spent before this step, 0 to 1.
         warmup: its length: a share of the budget if below 1, otherwise a number of steps, which is
             cut to a tenth of the budget where that is shorter.
-        final: the factor at the end of the budget.
+        final: the factor at the end of the budget; for "inverse_sqrt" the least.
         decay_from: for "wsd", the progress at which the rate begins to fall linearly.
     """
-    rise = 1.0
     start = 0.0
     if warmup >= 1:
         # a short budget must not be spent on the warm-up: it is over after a tenth of it at the latest
-        rise = min(1.0, max((step + 1) / warmup, progress / 0.1))
+        spent = max((step + 1) / warmup, progress / 0.1)
     elif warmup > 0:
         # a first step at progress 0 still moves
-        rise = min(1.0, max(progress, 1e-3 * warmup) / warmup)
+        spent = max(progress, 1e-3 * warmup) / warmup
         start = warmup
+    else:
+        spent = step + 1.0
+    rise = min(1.0, spent)  # time in units of the warm-up
+    if schedule == "inverse_sqrt":
+        return rise if spent < 1 else max(final, spent**-0.5)
     if schedule == "constant":
         return rise
     if schedule == "wsd":
