@@ -14,6 +14,7 @@ COMMANDS = {
     "search": ("fourfold.cli.search", "Try options of a system, and fit it with the best."),
     "import": ("fourfold.cli.bring", "Make a run of what another program wrote."),
     "ladder": ("fourfold.cli.ladder", "Every language model on the same text, one measure."),
+    "compare": ("fourfold.cli.compare", "The same prompts through several runs, side by side."),
     "list": ("fourfold.cli.show", "Every system: what it reads, its verbs, its source."),
     "runs": ("fourfold.cli.show", "What has been trained here."),
     "show": ("fourfold.cli.show", "One run in full, or the newest: `show last`."),

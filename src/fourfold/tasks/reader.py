@@ -54,6 +54,21 @@ class Reader(ABC):
             state = self.push(state, torch.tensor([token]))
         return found
 
+    def distributions(self, tokens: np.ndarray) -> Tensor:
+        """Log-probabilities of all entries for each of tokens[1:], each given all before it in order.
+
+        Args:
+            tokens: (N + 1,) integers, the first is the opening token.
+
+        Returns:
+            (N, V) in nats.
+        """
+        found, state = [], self.start()
+        for token in tokens[1:].tolist():
+            found.append(self.next(state)[0].clone())
+            state = self.push(state, torch.tensor([token]))
+        return torch.stack(found)
+
     def read_on(
         self,
         starts: Sequence[Sequence[int]],

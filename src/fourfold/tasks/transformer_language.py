@@ -287,6 +287,16 @@ class TransformerReader(Reader):
         end = self.vocabulary.end if self.apart else None
         return surprises(self.model, tokens.tolist(), end).numpy()
 
+    def distributions(self, tokens: np.ndarray) -> Tensor:
+        """See `Reader.distributions`."""
+        if len(tokens) - 1 > self.model.window:
+            return super().distributions(tokens)
+        read = torch.from_numpy(np.asarray(tokens[:-1], np.int64))[None]
+        read = read.to(self.model.embedding.weight.device)
+        with torch.no_grad():
+            logits = self.model(read, _segments(read, self.vocabulary.end if self.apart else None))
+        return logits[0].float().log_softmax(-1)
+
     def read_on(
         self,
         starts: Sequence[Sequence[int]],

@@ -1,0 +1,95 @@
+"""`fourfold compare RUN RUN ... --prompts FILE`: the same prompts through several runs."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from fourfold.cli.fit import whole
+from fourfold.cli.parse import flag, parse, positional
+from fourfold.core.errors import UserError
+
+TEXT = """Ask several runs of language models the same, and see their answers side by side.
+
+The first run is the base. Per run: KL from the base, bits per byte of the prompts' references, length, variety and
+repetition of the answers. Runs that converse are asked in their chat template."""
+
+
+def compare_flags() -> list[inspect.Parameter]:
+    """The command line of the comparison."""
+    return [
+        positional("runs", "Two runs or more; the first is the base.", many=True),
+        flag("prompts", ["--prompts", "-p"], str, "File of prompts: rows with a prompt and, where known, a reference; or a prompt a line."),
+        flag("tokens", ["--tokens"], str, "Most tokens of an answer.", 64),
+        flag("temperature", ["--temperature"], str, "0 always takes the most likely token.", 0),
+        flag("seed", ["--seed"], str, "Of what is drawn.", 0),
+        flag("out", ["--out", "-o"], str, "File to write: .html, .md, .json, .txt, or a picture's extension."),
+        flag("device", ["--device"], str, "cpu, cuda, cuda:1, mps.", "auto"),
+        flag("quiet", ["--quiet", "-q"], bool, "Say nothing but the answer."),
+        flag("json", ["--json"], bool, "JSON for machines."),
+        flag("debug", ["--debug"], bool, "Show the traceback of an error."),
+    ]  # fmt: skip
+
+
+def compare_command(tokens: list[str]) -> None:
+    """Ask several runs the same."""
+    parsed = parse("fourfold compare", TEXT, compare_flags(), tokens)
+    if parsed is None:
+        return
+    runs, given = parsed
+    options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    if "prompts" not in options:
+        raise UserError("compare: expected a file of prompts: --prompts prompts.jsonl")
+    as_json, quiet = bool(options.get("json")), bool(options.get("quiet"))
+    arguments: dict[str, Any] = {"device": options.get("device")}
+    if "tokens" in options:
+        arguments["tokens"] = whole("tokens", options["tokens"])
+        if not arguments["tokens"]:
+            raise UserError("--tokens: expected 1 or more, got 0")
+    if "seed" in options:
+        arguments["seed"] = whole("seed", options["seed"])
+    if "temperature" in options:
+        arguments["temperature"] = _temperature(options["temperature"])
+    from fourfold.core.console import make_console
+    from fourfold.selection.comparison import compare
+
+    console = make_console(quiet=quiet or as_json)
+    found = compare(list(runs), options["prompts"], console=console, **arguments)
+    _write(found, Path(options["out"]) if "out" in options else None, as_json, quiet)
+
+
+def _temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UserError(f"--temperature: expected 0 or more, got {text!r}")
+    return value
+
+
+def _write(found: Any, out: Path | None, as_json: bool, quiet: bool) -> None:
+    from fourfold.cli.write import write
+
+    suffix = "" if out is None else out.suffix.lower()
+    if out is None and as_json:
+        print(json.dumps(found.record(), ensure_ascii=False))
+    elif out is not None and suffix in (".md", ".json"):
+        text = (
+            found.markdown()
+            if suffix == ".md"
+            else json.dumps(found.record(), ensure_ascii=False, indent=1)
+        )
+        try:
+            out.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
+        if as_json:
+            print(json.dumps(found.record(), ensure_ascii=False))
+        if not quiet:
+            print(f"Written to {out}", file=sys.stderr)
+    else:
+        write(found.explanation(), out, as_json=as_json, verb="compare", quiet=quiet)

@@ -1,0 +1,136 @@
+"""What language models say to the same prompts: how each is asked, what it answers, how likely it finds a text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from fourfold.core.errors import UserError
+from fourfold.core.run import Run
+from fourfold.data.conversations import ConversationData
+from fourfold.data.spelling import Spelling
+from fourfold.data.turns import Turn
+from fourfold.data.words import split_words
+from fourfold.tasks.language import LanguageModel, vocabulary_of
+from fourfold.tasks.transformer_language import TransformerLanguage
+
+NGRAM = 4
+"""Length of what counts as repeated within an answer."""
+
+
+def language_model(run: Run) -> LanguageModel:
+    """A run's system.
+
+    Raises:
+        UserError: it is no language model.
+    """
+    if not isinstance(run.system, LanguageModel):
+        raise UserError(
+            f"{run.folder}: is a run of {run.system.name}, which says nothing to a prompt; "
+            "runs of language models are compared"
+        )
+    return run.system
+
+
+def asked(run: Run, prompt: str, where: str) -> list[int]:
+    """The tokens by which a run is asked: the prompt, or the user's turn in its chat template.
+
+    The first is the token that opens a text.
+
+    Raises:
+        UserError: they leave no room in the run's context; `where` names the prompt.
+    """
+    data, vocabulary = run.data, vocabulary_of(run.data)
+    if isinstance(data, ConversationData):
+        tokens = data.prompt((Turn("user", prompt),), where)
+        if tokens[:1] != [vocabulary.opening]:
+            tokens = [vocabulary.opening, *tokens]
+    else:
+        tokens = [vocabulary.opening, *vocabulary.encode(prompt).tolist()]
+    if isinstance(run.system, TransformerLanguage):
+        window = int(run.model.window)  # type: ignore[arg-type]
+        if len(tokens) >= window:
+            raise UserError(
+                f"{where}: the prompt has {len(tokens)} tokens, {run.folder} reads {window} at once and must answer in them"
+            )
+    return tokens
+
+
+def answered(
+    run: Run, prompts: Sequence[str], *, tokens: int, temperature: float, seed: int
+) -> list[str]:
+    """A run's answer to each prompt; a conversing one answers the user's turn."""
+    system = language_model(run)
+    if isinstance(run.data, ConversationData):
+        given = {"tokens": tokens, "temperature": temperature, "seed": seed}
+        return ["".join(run.chat(prompt, **given)) for prompt in prompts]
+    with torch.no_grad():
+        said = list(
+            system.generate(run, list(prompts), tokens=tokens, temperature=temperature, seed=seed)
+        )
+    if len(prompts) == 1:
+        return ["".join(said)]
+    return [text.removesuffix("\n") for text in said]
+
+
+def surprise(run: Run, begun: Sequence[int], text: str) -> float:
+    """Bits that a run needs for a text behind tokens, the spelling of unknown words included."""
+    vocabulary = vocabulary_of(run.data)
+    found, _, spelled = vocabulary.encode_spelled([text])
+    tokens = np.concatenate([np.asarray(begun, np.int64), found.astype(np.int64)])
+    nats = language_model(run).reader(run).surprises(tokens)[-len(found) :]
+    bits = Spelling(vocabulary).bits(spelled) if spelled else 0.0
+    return float(nats.sum()) / float(np.log(2)) + bits
+
+
+def divergences(
+    base: Run, others: Sequence[Run], begun: Sequence[int], text: str
+) -> tuple[list[float], int]:
+    """KL(base || other) summed over the positions of a text behind tokens, each position's over the whole vocabulary.
+
+    Args:
+        base: the run whose vocabulary it is.
+        others: runs with the same vocabulary.
+        begun: what precedes, the same for all.
+        text: what is said.
+
+    Returns:
+        Nats for each of the others, and the number of positions.
+    """
+    found = vocabulary_of(base.data).encode(text)
+    if not len(found):
+        return [0.0] * len(others), 0
+    tokens = np.concatenate([np.asarray(begun, np.int64), found])
+    logs = _last(base, tokens, len(found))
+    shares = logs.exp()
+    sums = []
+    for other in others:
+        theirs = _last(other, tokens, len(found))
+        # an entry that the base excludes contributes nothing
+        terms = torch.where(shares > 0, shares * (logs - theirs), 0)
+        sums.append(float(terms.sum()))
+    return sums, len(found)
+
+
+def _last(run: Run, tokens: np.ndarray, count: int) -> torch.Tensor:
+    return language_model(run).reader(run).distributions(tokens)[-count:].double().cpu()
+
+
+def distinct(texts: Sequence[str], n: int) -> float | None:
+    """distinct-n, Li et al. 2016: different n-grams of words over all of them, in all texts together."""
+    found = Counter(gram for text in texts for gram in _grams(text, n))
+    return len(found) / found.total() if found else None
+
+
+def repeated(texts: Sequence[str]) -> float | None:
+    """rep-4, Welleck et al. 2020: the share of a text's 4-grams of words that it has said before, mean over the texts."""
+    shares = [1 - len(set(grams)) / len(grams) for text in texts if (grams := _grams(text, NGRAM))]
+    return float(np.mean(shares)) if shares else None
+
+
+def _grams(text: str, n: int) -> list[tuple[str, ...]]:
+    words = [word for word in split_words(text) if word.strip()]
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
