@@ -1,0 +1,427 @@
+"""Preferences between two answers to one prompt. P pairs, R rows of T positions, N = 2P sequences."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveInt, model_validator
+
+from fourfold.core.errors import UserError
+from fourfold.core.parts import Batch, Data, DataOptions, Split
+from fourfold.core.state import write_text
+from fourfold.data.chat import Chat, builtin_or_file
+from fourfold.data.chat_tokens import Encoded, encode_chats, special_tokens
+from fourfold.data.conversation_sources import reading
+from fourfold.data.corpus import SPLITS
+from fourfold.data.loading import Indexed
+from fourfold.data.packing import pack
+from fourfold.data.preference_rows import Pair, pair
+from fourfold.data.records import Record, in_memory, records
+from fourfold.data.text import IGNORE, load_vocabulary
+from fourfold.data.text_sources import find_origins
+from fourfold.data.turns import Conversation, Turn
+from fourfold.data.vocabulary import Vocabulary
+
+FORMAT = 1
+ROUND = 64
+"""Rows of a batch are as long as its longest sequence, rounded up to this."""
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Preferences(DataOptions):
+    """Pairs of a better and a worse answer."""
+
+    loose: ClassVar[frozenset[str]] = DataOptions.loose | {"long", "faulty", "others"}
+
+    template: str = "auto"
+    """How turns become text: that of the model begun from, or plain, chatml, llama3, or a file of Jinja."""
+    window: PositiveInt | None = None
+    """Most positions of a prompt with its answer; None takes the window of the model begun from."""
+    batch: PositiveInt = 8
+    """Pairs per micro-batch."""
+    long: Literal["cut", "error", "drop"] = "cut"
+    """What becomes of pairs longer than the window: the prompt is cut at its beginning, refused, or the pair left out.
+    An answer is never cut: a pair whose answers do not fit is left out, or refused."""
+    faulty: Literal["error", "drop"] = "error"
+    """What becomes of rows that are no pairs."""
+    others: bool = False
+    """Add the prompts with the answers to others, as KTO's baseline needs."""
+    split: tuple[Share, Share, Share] = (0.9, 0.05, 0.05)
+    """Shares of training, validation and test; their sum is 1. Pairs of one prompt are in one split."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if abs(sum(self.split) - 1) > 1e-6 or self.split[0] == 0:
+            raise ValueError(f"split: expected shares that sum to 1, training not 0, got {self.split}")  # fmt: skip
+        return self
+
+    def open(self, sources: Any, *, seed: int = 0, valid: Any = None) -> PreferenceData:
+        """Always refused: preferences are learned on top of a language model.
+
+        Raises:
+            UserError: there is no model to begin from.
+        """
+        raise UserError("preferences need a language model to begin from: --from RUN")
+
+    def adopt(self, prepared: Data, sources: Any, *, seed: int = 0, valid: Any = None) -> PreferenceData | None:  # fmt: skip
+        """Read pairs under the vocabulary, window and template of a language model.
+
+        Args:
+            prepared: the language model's data: it has a vocabulary and a window.
+            sources: paths, folders, globs, catalog names or "-" (JSON lines); in memory a list of rows, a mapping of
+                columns or a frame. Layouts: see `data/preference_rows.py`.
+            seed: fixes the split and the order.
+            valid: pairs of the validation split, if they are files of their own.
+
+        Raises:
+            UserError: a row is no pair, or nothing is left to learn from.
+        """
+        vocabulary, window = getattr(prepared, "vocabulary", None), getattr(prepared, "window", None)
+        if not isinstance(vocabulary, Vocabulary) or not isinstance(window, int):
+            return None
+        if (self.window or 0) > window:
+            raise UserError(
+                f"window {self.window}: the model that is begun from reads {window} tokens at most"
+            )
+        own = getattr(prepared, "chat", None)
+        if self.template != "auto":
+            source, name = builtin_or_file(self.template)
+        elif isinstance(own, Chat):
+            source, name = own.source, own.name
+        elif theirs := getattr(vocabulary, "chat_template", None):
+            source, name = theirs, "of the model"
+        else:
+            source, name = builtin_or_file("plain")
+        now = datetime.datetime.now().replace(microsecond=0)
+        frame = _Frame(vocabulary, _chat(source, name, vocabulary, now), self.window or window, now)
+        return _opened(self, frame, sources, seed, valid)
+
+    def restore(self, folder: Path) -> PreferenceData:
+        """See `DataOptions.restore`."""
+        path = folder / "data.json"
+        about = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(about, dict) or about.get("format") != FORMAT:
+            raise UserError(f"{path}: not written by this version of fourfold")
+        vocabulary = load_vocabulary(folder)
+        now = datetime.datetime.fromisoformat(about["date"])
+        source = (folder / "template.jinja").read_text(encoding="utf-8")
+        chat = _chat(source, about["template"], vocabulary, now)
+        frame = _Frame(vocabulary, chat, about["window"], now)
+        return PreferenceData(self, frame, about["seed"], about["fingerprint"], about["about"])
+
+
+class _Frame(NamedTuple):
+    """What pairs are read under."""
+
+    vocabulary: Vocabulary
+    chat: Chat
+    window: int
+    date: datetime.datetime
+
+
+class Compared(NamedTuple):
+    """A pair in tokens."""
+
+    chosen: Encoded
+    rejected: Encoded
+    margin: float
+
+
+class PreferenceData(Indexed):
+    """Pairs of sequences, packed into rows batch by batch.
+
+    A batch holds the sequences 2p (chosen) and 2p + 1 (rejected) of P pairs: "tokens", (R, T) int64; "targets",
+    (R, T) int64, the next token where it is the answer's, its end included, else -100; "segments", (R, T) int64, the
+    number of the sequence, N for padding; "ends", (N,) int64, the place of each sequence's last token in the
+    flattened rows; "margins", (P,) float32. With `others`, "other_tokens", "other_targets" and "other_segments" hold
+    P more: prompt p with the chosen answer of the next pair in the batch.
+    """
+
+    unit = "pairs"
+
+    def __init__(
+        self,
+        options: Preferences,
+        frame: _Frame,
+        seed: int,
+        fingerprint: str,
+        about: dict[str, Any],
+        pairs: dict[Split, list[Pair]] | None = None,
+        encoded: dict[Split, list[Compared]] | None = None,
+    ) -> None:
+        super().__init__(batch=options.batch, seed=seed)
+        self.options, self.fingerprint, self.frame = options, fingerprint, frame
+        self.vocabulary, self.chat, self.context = frame.vocabulary, frame.chat, frame.window
+        self.specials = special_tokens(frame.vocabulary)
+        self._about, self._pairs, self._encoded = about, pairs, encoded
+
+    def pairs(self, split: Split) -> Sequence[Pair]:
+        """The pairs of a split in words."""
+        return _held(self._pairs)[split]
+
+    def sequences(self, turns: Sequence[Conversation]) -> list[Encoded]:
+        """Conversations that end with an answer, in tokens; what counts is the last answer alone."""
+        return _encoded(self.frame, turns)
+
+    def size(self, split: Split) -> int:
+        """Pairs in the split."""
+        return len(_held(self._encoded)[split])
+
+    def take(self, split: Split, index: np.ndarray | slice, epoch: int | None) -> Batch:
+        """See `Indexed.take`."""
+        every = _held(self._encoded)[split]
+        some = every[index] if isinstance(index, slice) else [every[i] for i in index.tolist()]
+        batch = packed(
+            [sequence for each in some for sequence in each[:2]], self.context, self.vocabulary.end
+        )
+        batch["margins"] = torch.tensor([each.margin for each in some], dtype=torch.float32)
+        if self.options.others:
+            following = [*some[1:], some[0]]
+            mixed = [_with(a.chosen, b.chosen, self.context) for a, b in zip(some, following, strict=True)]  # fmt: skip
+            others = packed(mixed, self.context, self.vocabulary.end)
+            batch |= {f"other_{n}": others[n] for n in ("tokens", "targets", "segments")}
+        return batch
+
+    def reopen(self, sources: Any, *, seed: int = 0, valid: Any = None, whole: bool = False) -> PreferenceData:  # fmt: skip
+        """See `Data.reopen`."""
+        return _opened(self.options, self.frame, sources, seed, valid, whole=whole)
+
+    def save(self, folder: Path) -> None:
+        """See `Data.save`: data.json, template.jinja, and the vocabulary's file."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.vocabulary.save(folder)
+        write_text(folder / "template.jinja", self.chat.source)
+        about = {
+            "format": FORMAT, "fingerprint": self.fingerprint, "seed": self.seed, "window": self.context,
+            "template": self.chat.name, "date": self.frame.date.isoformat(), "about": self._about,
+        }  # fmt: skip
+        write_text(folder / "data.json", json.dumps(about, ensure_ascii=False))
+
+    def summary(self) -> dict[str, Any]:
+        """See `Data.summary`."""
+        return {**self._about, "template": self.chat.name, "vocabulary": len(self.vocabulary)}
+
+
+def packed(sequences: Sequence[Encoded], most: int, end: int) -> dict[str, torch.Tensor]:
+    """Sequences in rows, each whole in one of them: "tokens", "targets", "segments" and "ends" as in `PreferenceData`.
+
+    Args:
+        sequences: of which what is `said` counts.
+        most: positions of a row at most.
+        end: token that stands for padding.
+    """
+    lengths = np.array([len(s.tokens) for s in sequences], np.int64)
+    width = min(most, -(-int(lengths.max()) // ROUND) * ROUND)
+    rows = pack(lengths, np.arange(len(sequences)), width)
+    shape = len(rows), width
+    tokens, targets = np.full(shape, end, np.int64), np.full(shape, IGNORE, np.int64)
+    segments, ends = np.full(shape, len(sequences), np.int64), np.empty(len(sequences), np.int64)
+    for number, row in enumerate(rows):
+        place = 0
+        for which in row.tolist():
+            ids, said = sequences[which]
+            after = place + len(ids)
+            tokens[number, place:after], segments[number, place:after] = ids, which
+            targets[number, place : after - 1] = np.where(said, ids, IGNORE)[1:]
+            ends[which] = number * width + after - 1
+            place = after
+    found = {"tokens": tokens, "targets": targets, "segments": segments, "ends": ends}
+    return {name: torch.from_numpy(array) for name, array in found.items()}
+
+
+# --- private ------------------------------------------------------------------------------------------
+
+
+def _held(held: Any) -> Any:
+    if held is None:
+        raise ValueError("this data has no examples: give it sources with reopen()")
+    return held
+
+
+def _chat(source: str, name: str, vocabulary: Vocabulary, now: datetime.datetime) -> Chat:
+    bos, eos, specials = reading(vocabulary)
+    return Chat(source, name=name, bos=bos, eos=eos, specials=specials, now=now)
+
+
+def _with(asked: Encoded, answered: Encoded, most: int) -> Encoded:
+    """The prompt of one sequence with the answer of another, the prompt's beginning cut where both are too long."""
+    begin, other = int(np.argmax(asked.said)), int(np.argmax(answered.said))
+    answer = answered.tokens[other:]
+    prompt = asked.tokens[max(0, begin + len(answer) - most) : begin]
+    said = np.concatenate([np.zeros(len(prompt), bool), np.ones(len(answer), bool)])
+    return Encoded(np.concatenate([prompt, answer]), said)
+
+
+def _encoded(frame: _Frame, turns: Sequence[Conversation], places: Sequence[str] | None = None) -> list[Encoded]:  # fmt: skip
+    """What counts is the last answer, and nothing stands behind it."""
+    rendered = [
+        frame.chat.conversations(each, places[i] if places else "the conversation")[-1]
+        for i, each in enumerate(turns)
+    ]
+    tokens = encode_chats(rendered, frame.vocabulary, special_tokens(frame.vocabulary))
+    return [_last_alone(each) for each in tokens]
+
+
+def _last_alone(encoded: Encoded) -> Encoded:
+    """The last run of what is said, and nothing behind it."""
+    said = np.flatnonzero(encoded.said)
+    end = int(said[-1]) + 1
+    silent = np.flatnonzero(~encoded.said[:end])
+    begin = int(silent[-1]) + 1 if len(silent) else 0
+    only = np.zeros(end, bool)
+    only[begin:] = True
+    return Encoded(encoded.tokens[:end], only)
+
+
+def _opened(
+    options: Preferences, frame: _Frame, sources: Any, seed: int, valid: Any, *, whole: bool = False
+) -> PreferenceData:
+    """Read, check, split, encode, and see what fits."""
+    reader = _Reader(options)
+    rows = reader.read(sources)
+    held = reader.read(valid) if valid is not None else None
+    if not rows:
+        raise UserError(f"no pair to learn from{reader.why()}")
+    train, wanted, test = options.split
+    parts: dict[Split, list[tuple[str, Pair]]]
+    if whole:
+        parts = {"train": [], "valid": [], "test": rows}
+    elif held is not None:
+        parts = _split(rows, (train + wanted, 0.0, test), seed)
+        parts["valid"] = held
+    else:
+        parts = _split(rows, options.split, seed)
+    encoded, kept = {}, {}
+    for split in SPLITS:
+        encoded[split], kept[split] = reader.fitting(frame, parts[split], split)
+    if parts["train"] and not encoded["train"]:
+        raise UserError(f"no pair of the training split fits {frame.window} positions")
+    about = reader.about(kept, encoded)
+    key = [reader.digest(), frame.vocabulary.digest, frame.chat.source, frame.window, seed, options.split]  # fmt: skip
+    fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    return PreferenceData(options, frame, seed, fingerprint, about, kept, encoded)
+
+
+def _split(rows: list[tuple[str, Pair]], shares: tuple[float, float, float], seed: int) -> dict[Split, list[tuple[str, Pair]]]:  # fmt: skip
+    """Pairs of one prompt go to one split."""
+    prompts = list(dict.fromkeys(each.prompt for _, each in rows))
+    order = np.random.default_rng([seed, 0x9A1B]).permutation(len(prompts))
+    held, test = (round(share * len(prompts)) for share in shares[1:])
+    kinds: dict[Conversation, Split] = {}
+    for place, number in enumerate(order.tolist()):
+        kinds[prompts[number]] = (
+            "test" if place < test else "valid" if place < test + held else "train"
+        )
+    found: dict[Split, list[tuple[str, Pair]]] = {split: [] for split in SPLITS}
+    for where, each in rows:
+        found[kinds[each.prompt]].append((where, each))
+    return found
+
+
+class _Reader:
+    """Pairs from sources, with what there is to say about them."""
+
+    def __init__(self, options: Preferences) -> None:
+        self.options, self.counts = options, Counter[str]()
+        self.names: list[str] = []
+        self.notes: list[str] = []
+        self.faulty: list[str] = []
+        self._digest = hashlib.sha256()
+
+    def digest(self) -> str:
+        return self._digest.hexdigest()
+
+    def why(self) -> str:
+        """What became of the rows there were."""
+        if self.faulty:
+            return f"; the first fault: {self.faulty[0]}"
+        return f": in all {self.counts['equal']} rows both answers are equal" if self.counts["equal"] else ""  # fmt: skip
+
+    def read(self, sources: Any) -> list[tuple[str, Pair]]:
+        """The pairs of some sources in order, each with its place."""
+        found = []
+        for where, row in self._records(sources):
+            try:
+                each = pair(row, where)
+            except UserError as error:
+                if self.options.faulty == "error":
+                    raise
+                self.faulty.append(str(error))
+                continue
+            self._digest.update(json.dumps(each, ensure_ascii=False).encode())
+            if each.chosen == each.rejected:
+                self.counts["equal"] += 1
+                continue
+            found.append((where, each))
+        return found
+
+    def _records(self, sources: Any) -> Iterator[Record]:
+        if sources is None:
+            raise UserError("no pairs given: expected a file (.jsonl, .json, .csv, .parquet) or a catalog name")  # fmt: skip
+        many = sources if isinstance(sources, (list, tuple)) else [sources]
+        if not many or not all(isinstance(s, (str, os.PathLike)) for s in many):
+            self.names.append("the given data")
+            yield from in_memory(sources)
+            return
+        origins, notes = find_origins(sources, "chosen", strict=True)
+        self.notes += notes
+        for origin in origins:
+            self.names.append(origin.name)
+            yield from records(origin)
+
+    def fitting(self, frame: _Frame, rows: list[tuple[str, Pair]], split: Split) -> tuple[list[Compared], list[Pair]]:  # fmt: skip
+        """The pairs that fit the window, in tokens and in words."""
+        places = [where for where, _ in rows for _ in range(2)]
+        turns = [
+            (*each.prompt, Turn("assistant", answer))
+            for _, each in rows
+            for answer in (each.chosen, each.rejected)
+        ]
+        encoded = _encoded(frame, turns, places)
+        found, kept = [], []
+        for number, (where, each) in enumerate(rows):
+            both = encoded[2 * number : 2 * number + 2]
+            longest = max(len(e.tokens) for e in both)
+            if longest > frame.window:
+                if self.options.long == "error":
+                    raise UserError(f"{where}: {longest} positions, more than the {frame.window} of the window; --data.long cut or drop goes on")  # fmt: skip
+                room = frame.window - max(int(e.said.sum()) for e in both)
+                if self.options.long == "drop" or room < 1:
+                    self.counts[f"{split}: dropped"] += 1
+                    continue
+                self.counts[f"{split}: cut"] += 1
+                # both prompts keep the same end, so that they stay the same prompt
+                both = [Encoded(e.tokens[s:], e.said[s:]) for e in both for s in [max(0, int(np.argmax(e.said)) - room)]]  # fmt: skip
+            found.append(Compared(both[0], both[1], each.margin))
+            kept.append(each)
+        return found, kept
+
+    def about(self, pairs: dict[Split, list[Pair]], encoded: dict[Split, list[Compared]]) -> dict[str, Any]:  # fmt: skip
+        """For the report."""
+        if self.counts["equal"]:
+            self.notes.append(f"{self.counts['equal']} pairs whose answers are equal say nothing and are left out")  # fmt: skip
+        for split in SPLITS:
+            for what, how in (("cut", "cut at the beginning of their prompts"), ("dropped", "left out")):  # fmt: skip
+                if many := self.counts[f"{split}: {what}"]:
+                    self.notes.append(f"{split}: {many} pairs are longer than the window and {how}")
+        if self.faulty:
+            self.notes.append(f"{len(self.faulty)} rows left out as faulty: {self.faulty[0]}")
+        longer = [len(p.chosen) > len(p.rejected) for p in pairs["train"]]
+        found: dict[str, Any] = {
+            "source": ", ".join(self.names[:3]),
+            "pairs": {split: len(some) for split, some in pairs.items()},
+            "answer tokens": {s: sum(int(e.said.sum()) for c in some for e in c[:2]) for s, some in encoded.items()},
+            "notes": self.notes,
+        }  # fmt: skip
+        if longer:
+            found["chosen is the longer answer"] = f"{sum(longer) / len(longer):.1%} of the training pairs"  # fmt: skip
+        return found
