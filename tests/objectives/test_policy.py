@@ -149,7 +149,7 @@ def test_losses_equal_trl(kind: str) -> None:
 
     batch, now, mask = drawn(2)
     per = "token" if kind == "bnpo" else "answer"
-    objective = RLOO() if kind == "rloo" else GRPO(beta=0.2, estimator="k3", per=per)  # type: ignore[arg-type]
+    objective = RLOO() if kind == "rloo" else GRPO(beta=0.2, estimator="k3", per=per)
     model, cls = Told(now), RLOOTrainer if kind == "rloo" else GRPOTrainer
     expected = theirs(cls, batch, model.log_probs, mask, beta=0.2, loss_type=kind)
     (move,) = objective.losses(model, batch)
@@ -225,7 +225,7 @@ def test_estimates_of_the_divergence_against_the_exact_sum(words: int, seed: int
     exact = (logs.exp() * (logs - reference)).sum()
     chances = logs.exp().detach()  # words are drawn; gradients go through the estimates only
     means = {
-        kind: (chances * policy.divergence(logs, reference, kind)).sum()  # type: ignore[arg-type]
+        kind: (chances * policy.divergence(logs, reference, kind)).sum()
         for kind in ("k1", "k2", "k3")
     }
     for kind in ("k1", "k3"):
@@ -253,7 +253,7 @@ def test_whitened() -> None:
 
 def test_the_weight_follows_its_target() -> None:
     """Ziegler et al. 2019: beta (1 + K clip(KL / target - 1)); kept in the state."""
-    objective = PPO(beta=0.1, target=2.0).prepare(None)  # type: ignore[arg-type]
+    objective = PPO(beta=0.1, target=2.0).with_reference(None)
     assert isinstance(objective, PPO)
     roll = Rollout(torch.zeros(1, 1), [torch.tensor([-1.0])], [torch.tensor([-9.0])])
     objective.adapt(roll)  # a divergence of 8 nats: far above
@@ -261,7 +261,7 @@ def test_the_weight_follows_its_target() -> None:
     near = Rollout(torch.zeros(1, 1), [torch.tensor([-1.0])], [torch.tensor([-2.9])])
     objective.adapt(near)  # 1.9 nats: 5% below
     assert objective.weight == pytest.approx(0.1 * 1.02 * 0.995)
-    again = PPO(beta=0.1, target=2.0).prepare(None)  # type: ignore[arg-type]
+    again = PPO(beta=0.1, target=2.0).with_reference(None)
     again.load_state_dict(objective.state_dict())
     assert again.weight == objective.weight  # type: ignore[attr-defined]
 
@@ -318,7 +318,7 @@ def test_a_bandit_ends_at_the_closed_form(objective: PolicyGradient) -> None:
     torch.manual_seed(0)
     rewards = torch.tensor([1.0, 0.0, -0.5, 0.7])
     reference = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
-    learner: Any = objective.prepare(None)  # type: ignore[arg-type]
+    learner: Any = objective.with_reference(None)
     model, groups, n = Bandit(objective.kind == "ppo"), 128, 4  # type: ignore[attr-defined]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     mean: list[Tensor] = []

@@ -90,7 +90,9 @@ def prompt_of(row: Any, where: str) -> Conversation:
                     turns = turns[:-1]
                 return _checked(turns, where)
     fields = ", ".join(map(str, row)) if isinstance(row, Mapping) else repr(row)[:40]
-    raise UserError(f"{where}: {fields}: expected a field prompt, question, instruction or messages")
+    raise UserError(
+        f"{where}: {fields}: expected a field prompt, question, instruction or messages"
+    )
 
 
 def _prompt(asked: Any, where: str) -> Conversation:

@@ -85,24 +85,10 @@ class Preferences(DataOptions):
         Raises:
             UserError: a row is no pair, or nothing is left to learn from.
         """
-        vocabulary, window = getattr(prepared, "vocabulary", None), getattr(prepared, "window", None)
-        if not isinstance(vocabulary, Vocabulary) or not isinstance(window, int):
+        found = framed(self.template, self.window, prepared)
+        if found is None:
             return None
-        if (self.window or 0) > window:
-            raise UserError(
-                f"window {self.window}: the model that is begun from reads {window} tokens at most"
-            )
-        own = getattr(prepared, "chat", None)
-        if self.template != "auto":
-            source, name = builtin_or_file(self.template)
-        elif isinstance(own, Chat):
-            source, name = own.source, own.name
-        elif theirs := getattr(vocabulary, "chat_template", None):
-            source, name = theirs, "of the model"
-        else:
-            source, name = builtin_or_file("plain")
-        now = datetime.datetime.now().replace(microsecond=0)
-        frame = _Frame(vocabulary, _chat(source, name, vocabulary, now), self.window or window, now)
+        frame = _Frame(*found)
         return _opened(self, frame, sources, seed, valid)
 
     def restore(self, folder: Path) -> PreferenceData:
@@ -117,6 +103,38 @@ class Preferences(DataOptions):
         chat = _chat(source, about["template"], vocabulary, now)
         frame = _Frame(vocabulary, chat, about["window"], now)
         return PreferenceData(self, frame, about["seed"], about["fingerprint"], about["about"])
+
+
+def framed(template: str, window: int | None, prepared: Data) -> tuple[Vocabulary, Chat, int, datetime.datetime] | None:  # fmt: skip
+    """Vocabulary, chat template, window and date under which answers go on from a language model.
+
+    Args:
+        template: "auto" takes that of the model's own data or vocabulary, otherwise plain.
+        window: None takes the model's.
+        prepared: the model's data.
+
+    Returns:
+        None where that is no language model's.
+
+    Raises:
+        UserError: no such template, or a window beyond the model's.
+    """
+    vocabulary, most = getattr(prepared, "vocabulary", None), getattr(prepared, "window", None)
+    if not isinstance(vocabulary, Vocabulary) or not isinstance(most, int):
+        return None
+    if (window or 0) > most:
+        raise UserError(f"window {window}: the model that is begun from reads {most} tokens at most")  # fmt: skip
+    own = getattr(prepared, "chat", None)
+    if template != "auto":
+        source, name = builtin_or_file(template)
+    elif isinstance(own, Chat):
+        source, name = own.source, own.name
+    elif theirs := getattr(vocabulary, "chat_template", None):
+        source, name = theirs, "of the model"
+    else:
+        source, name = builtin_or_file("plain")
+    now = datetime.datetime.now().replace(microsecond=0)
+    return vocabulary, _chat(source, name, vocabulary, now), window or most, now
 
 
 class _Frame(NamedTuple):

@@ -25,9 +25,12 @@ from torch import Tensor, nn
 
 from fourfold.core.parts import Batch, Move, Objective
 from fourfold.core.run import Run
+from fourfold.objectives.reference import reference_model
 
 IGNORE = -100
 Estimator = Literal["k1", "k2", "k3"]
+ROWS = 16
+"""Rows of a roll-out that are looked at at once."""
 HORIZON, MOST = 0.1, 0.2
 """How fast an adaptive weight follows: by this share of the relative error, which counts up to MOST (Ziegler et al. 2019)."""
 
@@ -131,15 +134,32 @@ class Rollout(NamedTuple):
         return float(torch.stack(sums).mean())
 
 
-class PolicyGradient(Objective):
-    """Base of the objectives of answers that were drawn, scored and kept with their log-probabilities.
+class _Live:
+    """What an objective holds while a run learns."""
 
-    A batch holds "tokens", "targets", "segments", (R, T) int64, and as float, (R, T), "before" (log p when drawn),
-    "reference" (log p under the frozen reference) and "advantages"; "answers", () int64, says how many there are.
+    def __init__(self, weight: float, model: nn.Module | None) -> None:
+        self.weight, self.model = weight, model
+        self.roll = -1
+        self.kept: dict[str, Tensor] = {}
+        """Of all tokens of the roll-out, answer after answer, by name."""
+        self.lengths: list[int] = []
+        self.facts: dict[str, float] = {}
+
+
+class PolicyGradient(Objective):
+    """Base of the objectives of answers that the model itself has given, and that were scored.
+
+    At the first batch of a roll-out the probabilities of all its answers are taken, of the model before it moves and
+    of the frozen reference, and each token is credited; the batches of the roll-out then go by these. A batch and the
+    roll-out that goes with it: `fourfold.data.experience.ExperienceData`. A batch that holds "before", "reference"
+    and "advantages" itself, (R, T) float (PPO: "values" and "returns" too), is taken as it is.
     """
 
+    higher: ClassVar[frozenset[str]] = frozenset({"reward", "judge"})
     rewarded: ClassVar[bool] = False
     """Whether the divergence is part of the reward, and not of the loss."""
+    compares: ClassVar[bool] = False
+    """Whether the reference's own answers are asked for."""
 
     clip: PositiveFloat = 0.2
     """How far from 1 the ratio of probabilities still pays."""
@@ -153,25 +173,44 @@ class PolicyGradient(Objective):
     """Whether each token counts alike, or each answer (short answers' tokens then weigh more)."""
     entropy: NonNegativeFloat = 0.0
     """Weight of a bonus for the entropy of the next token."""
+    reference: str | None = None
+    """Run of the reference; None takes the run that is begun from."""
 
     def prepare(self, run: Run) -> Objective:
-        """See `Objective.prepare`."""
+        """See `Objective.prepare`: opens the reference."""
+        return self.with_reference(reference_model(run, self.reference))
+
+    def with_reference(self, model: nn.Module | None) -> Objective:
+        """A fresh one, with a reference that is opened already."""
         fresh = self.model_copy()
-        object.__setattr__(fresh, "_weight", self.beta)
+        object.__setattr__(fresh, "_live", _Live(self.beta, model))
         return fresh
 
     @property
     def weight(self) -> float:
         """The weight of the divergence now."""
-        return getattr(self, "_weight", self.beta)
+        return self._state.weight
+
+    @property
+    def _state(self) -> _Live:
+        live: _Live | None = getattr(self, "_live", None)
+        return live if live is not None else _Live(self.beta, None)
+
+    def units(self) -> Mapping[str, str]:
+        """See `Objective.units`."""
+        return {"divergence": "nats per answer", "length": "tokens"}
 
     def state_dict(self) -> dict[str, Any]:
-        """See `Objective.state_dict`."""
-        return {"weight": self.weight}
+        """See `Objective.state_dict`: in the middle of a roll-out what its tokens are credited with is kept."""
+        live = self._state
+        return {"weight": live.weight, "roll": live.roll, "kept": dict(live.kept), "lengths": list(live.lengths), "facts": dict(live.facts)}  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Objective.load_state_dict`."""
-        object.__setattr__(self, "_weight", state["weight"])
+        live = self._state
+        live.weight, live.roll = state["weight"], state["roll"]
+        live.kept, live.lengths = dict(state["kept"]), list(state["lengths"])
+        live.facts = dict(state["facts"])
 
     def credit(self, roll: Rollout) -> dict[str, list[Tensor]]:
         """What each token of each answer (L,) is credited with, by name: "advantages", and what else a batch needs."""
@@ -187,11 +226,13 @@ class PolicyGradient(Objective):
         """After a roll-out: move the weight of the divergence towards its target."""
         if self.target is not None:
             error = max(-MOST, min(MOST, roll.divergence() / self.target - 1))
-            object.__setattr__(self, "_weight", self.weight * (1 + HORIZON * error))
+            self._state.weight *= 1 + HORIZON * error
 
     def losses(self, model: nn.Module, batch: Batch) -> Iterator[Move]:
         """One move of the whole model: the surrogate and what stands beside it, over tokens or answers."""
         counted = batch["targets"] != IGNORE
+        if "before" not in batch:
+            batch = self._credited(model, batch, counted)
         seen = _seen(model, batch, counted)
         before, gains = batch["before"][counted], batch["advantages"][counted]
         apart = divergence(seen["log_probs"], batch["reference"][counted], self.estimator)
@@ -205,6 +246,84 @@ class PolicyGradient(Objective):
         if self.per == "answer":
             total = (each / _lengths(batch, counted)).sum()
         yield Move("model", total, weight=weight, logs=self._logs(seen, before, gains, apart))
+
+    def measure(self, model: nn.Module, batch: Batch) -> Mapping[str, tuple[Tensor, Tensor | float | None]]:  # fmt: skip
+        """Mean reward of the answers, what a judge says of them, how far they are from the reference, their length."""
+        rewards, answers = batch["rewards"], float(batch["rewards"].numel())
+        own, lengths = self._taken(model, batch)
+        found = {"reward": (rewards.sum(), answers)}
+        if "judged" in batch:
+            found["judge"] = (batch["judged"].sum(), answers)
+        if self._state.model is not None:
+            reference, _ = self._taken(self._state.model, batch)
+            found["divergence"] = ((own["log_probs"] - reference["log_probs"]).sum(), answers)
+        found["length"] = (own["log_probs"].new_tensor(float(sum(lengths))), answers)
+        return found  # type: ignore[return-value]
+
+    def _credited(self, model: nn.Module, batch: Batch, counted: Tensor) -> Batch:
+        """The batch with what its tokens are credited with, taken at the first batch of a roll-out."""
+        live = self._state
+        if live.roll != int(batch["roll"]):
+            self._begin(model, batch)
+        owners = batch["segments"][counted]
+        which = batch["which"].tolist()
+        place = torch.argsort(owners, stable=True)
+        found = {}
+        for name, joined in live.kept.items():
+            parts = joined.to(owners.device).split(live.lengths)
+            flat = joined.new_empty(len(owners), device=owners.device)
+            flat[place] = torch.cat([parts[answer] for answer in which])
+            found[name] = flat.new_zeros(counted.shape)
+            found[name][counted] = flat
+        return {**batch, **found}
+
+    def _begin(self, model: nn.Module, batch: Batch) -> None:
+        """A new roll-out: the probabilities of its answers, what they are credited with, what there is to say."""
+        live = self._state
+        if live.model is None:
+            raise ValueError("this objective has no reference: prepare(run) opens it")
+        own, lengths = self._taken(model, batch)
+        reference, _ = self._taken(live.model, batch)
+        values = list(own["values"].split(lengths)) if "values" in own else None
+        before, apart = (list(x["log_probs"].split(lengths)) for x in (own, reference))
+        rewards = batch["rewards"].float()
+        others = batch["others"].float() if "others" in batch else None
+        roll = Rollout(rewards, before, apart, values, others)
+        credit = self.credit(roll)
+        live.kept = {"before": own["log_probs"], "reference": reference["log_probs"]}
+        if values is not None:
+            live.kept["values"] = own["values"]
+        live.kept |= {name: torch.cat(parts) for name, parts in credit.items()}
+        live.roll, live.lengths = int(batch["roll"]), lengths
+        alike = (rewards == rewards[:, :1]).all(1).double().mean() if rewards.shape[1] > 1 else None
+        live.facts = {
+            "reward": float(rewards.mean()), "length": sum(lengths) / len(lengths),
+            **({} if alike is None else {"groups_alike": float(alike)}), **self.facts(roll, credit),
+        }  # fmt: skip
+        self.adapt(roll)
+
+    def facts(self, roll: Rollout, credit: Mapping[str, list[Tensor]]) -> dict[str, float]:
+        """What else there is to say of a roll-out."""
+        return {}
+
+    @torch.no_grad()
+    def _taken(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], list[int]]:
+        """What a model makes of all tokens of a roll-out, answer after answer, and the answers' lengths."""
+        training = model.training
+        model.eval()
+        try:
+            found: dict[str, list[Tensor]] = {}
+            names = ("tokens", "targets", "segments")
+            for rows in zip(*(batch[f"roll_{n}"].split(ROWS) for n in names), strict=True):
+                some = dict(zip(names, rows, strict=True))
+                for name, value in _seen(model, some, some["targets"] != IGNORE).items():
+                    found.setdefault(name, []).append(value)
+        finally:
+            model.train(training)
+        owners = batch["roll_segments"][batch["roll_targets"] != IGNORE]
+        place = torch.argsort(owners, stable=True)
+        lengths = torch.bincount(owners, minlength=batch["rewards"].numel()).tolist()
+        return {name: torch.cat(parts)[place] for name, parts in found.items()}, lengths
 
     def surrogates(
         self, log_probs: Tensor, before: Tensor, gains: Tensor, batch: Batch, counted: Tensor
@@ -226,6 +345,7 @@ class PolicyGradient(Objective):
                 "entropy": seen["entropy"].mean(),
                 "clipped": clipped.double().mean(),
                 "beta": apart.new_tensor(self.weight),
+                **{name: apart.new_tensor(value) for name, value in self._state.facts.items()},
             }
 
 
@@ -246,6 +366,7 @@ class GRPO(PolicyGradient):
 class Difference(PolicyGradient):
     """The plainest signal: the reference answers the same prompts, and the rewards' differences drive the update."""
 
+    compares: ClassVar[bool] = True
     kind: Literal["difference"] = "difference"
 
     def worth(self, roll: Rollout) -> Tensor:
@@ -319,6 +440,14 @@ class PPO(PolicyGradient):
             lengths = [len(f) for f in found]
             found = list(whitened(torch.cat(found)).split(lengths))
         return {"advantages": found, "returns": returns}
+
+    def facts(self, roll: Rollout, credit: Mapping[str, list[Tensor]]) -> dict[str, float]:
+        """How much of the returns' variance the values explain."""
+        assert roll.values is not None  # noqa: S101
+        wanted, values = torch.cat(credit["returns"]), torch.cat(roll.values)
+        spread = float(wanted.var(unbiased=False))
+        left = float((wanted - values).var(unbiased=False))
+        return {"explained_variance": 1 - left / spread if spread > 0 else 0.0}
 
     def beside(self, seen: Mapping[str, Tensor], batch: Batch, counted: Tensor) -> Tensor | float:
         """The value's loss."""

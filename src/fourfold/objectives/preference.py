@@ -20,9 +20,9 @@ from annotated_types import Ge, Lt
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from fourfold.core.errors import UserError
 from fourfold.core.parts import Batch, Move, Objective
 from fourfold.core.run import Run
+from fourfold.objectives.reference import reference_model
 
 IGNORE = -100
 
@@ -148,22 +148,8 @@ class Against(Objective):
     def prepare(self, run: Run) -> Objective:
         """See `Objective.prepare`: opens the reference."""
         fresh = self.model_copy()
-        object.__setattr__(fresh, "_model", self._opened(run))
+        object.__setattr__(fresh, "_model", reference_model(run, self.reference))
         return fresh
-
-    def _opened(self, run: Run) -> nn.Module:
-        name = self.reference or run.about.get("from")
-        if name is None:
-            raise UserError(
-                "reference: there is none; begin from a run (--from RUN) or name one (--objective.reference RUN)"
-            )
-        other = Run.open(name, device=str(run.device))
-        model = other.model
-        if not hasattr(model, "states"):
-            raise UserError(f"reference {name}: a run of {other.system.name} is no language model of this kind")  # fmt: skip
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
-        return model
 
     def ratios(self, model: nn.Module, batch: Batch, sequences: int) -> tuple[Tensor, Tensor]:
         """log p / p_ref of each answer, (N,), and their lengths."""
