@@ -23,12 +23,13 @@ from fourfold.core.errors import UserError
 from fourfold.core.parts import Batch, Data, DataOptions, Split
 from fourfold.core.state import write_text
 from fourfold.data.chat import Chat
-from fourfold.data.chat_tokens import Encoded, encode_chats, special_tokens, stop_token
+from fourfold.data.chat_tokens import Encoded, encode_chats, special_tokens
 from fourfold.data.conversation_sources import reading
 from fourfold.data.corpus import SPLITS
 from fourfold.data.preference_rows import prompt_of
 from fourfold.data.preferences import framed, packed
 from fourfold.data.records import in_memory, records
+from fourfold.data.templated import Templated
 from fourfold.data.text import load_vocabulary
 from fourfold.data.text_sources import find_origins
 from fourfold.data.turns import Conversation
@@ -145,7 +146,7 @@ class Prompt:
         self.turns, self.tokens, self.row = turns, tokens, row
 
 
-class ExperienceData(Data):
+class ExperienceData(Templated, Data):
     """Batches of answers that the model has given.
 
     A batch holds B of a roll-out's answers: "tokens", "targets", "segments", (R, T) int64 as in `PreferenceData` with
@@ -170,19 +171,14 @@ class ExperienceData(Data):
         about: dict[str, Any],
         prompts: dict[Split, list[Prompt]] | None = None,
     ) -> None:
-        self.options, self.vocabulary, self.chat, self.window = options, vocabulary, chat, window
+        super().__init__(vocabulary, chat)
+        self.options, self.window = options, window
         self.date, self.seed, self.fingerprint = date, seed, fingerprint
-        self.specials = special_tokens(vocabulary)
         self._about, self._prompts = about, prompts
         self._epoch, self._rolled, self._consumed = 0, 0, 0
         self._roll: dict[str, Any] | None = None
         self.answering: Answering | None = None
         """What answers and scores; set by the system."""
-
-    @property
-    def stop(self) -> tuple[str, int | None]:
-        """What ends an answer: its text, and its token where it is a single special one."""
-        return self.chat.stop, stop_token(self.chat, self.specials)
 
     def prompts(self, split: Split) -> Sequence[Prompt]:
         """The prompts of a split."""
@@ -285,23 +281,16 @@ class ExperienceData(Data):
 
     def _scored(self, prompts: Sequence[Prompt], answers: Answers) -> np.ndarray:
         assert self.answering is not None  # noqa: S101
-        texts = [self.text(answer) for answer in answers]
+        texts = [self.answer(answer.tolist()) for answer in answers]
         rows = [prompt.row for prompt in prompts]
         return np.array(self.answering.rewards([p.turns for p in prompts], texts, rows), np.float64)
 
     def _judge(self, roll: dict[str, Any], prompts: Sequence[Prompt]) -> None:
         assert self.answering is not None  # noqa: S101
-        texts, rows = [self.text(a) for a in roll["answers"]], [p.row for p in prompts]
+        texts, rows = [self.answer(a.tolist()) for a in roll["answers"]], [p.row for p in prompts]
         found = self.answering.judged([p.turns for p in prompts], texts, rows)
         if found is not None:
             roll["judged"] = np.array(found, np.float64).reshape(-1, 1)
-
-    def text(self, answer: np.ndarray) -> str:
-        """The words of an answer, without its end of turn."""
-        text, (stop, token) = answer.tolist(), self.stop
-        if text and text[-1] in (token, self.vocabulary.end):
-            text = text[:-1]
-        return self.vocabulary.decode(text).removesuffix(stop)
 
     def _learned(self, roll: dict[str, Any], key: list[int]) -> Iterator[Batch]:
         """The batches of a roll-out that are not consumed yet, pass after pass, each in another order."""

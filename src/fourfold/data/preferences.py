@@ -26,6 +26,7 @@ from fourfold.data.loading import Indexed
 from fourfold.data.packing import pack
 from fourfold.data.preference_rows import Pair, pair
 from fourfold.data.records import Record, in_memory, records
+from fourfold.data.templated import Templated
 from fourfold.data.text import IGNORE, load_vocabulary
 from fourfold.data.text_sources import find_origins
 from fourfold.data.turns import Conversation, Turn
@@ -154,7 +155,7 @@ class Compared(NamedTuple):
     margin: float
 
 
-class PreferenceData(Indexed):
+class PreferenceData(Templated, Indexed):
     """Pairs of sequences, packed into rows batch by batch.
 
     A batch holds the sequences 2p (chosen) and 2p + 1 (rejected) of P pairs: "tokens", (R, T) int64; "targets",
@@ -176,10 +177,10 @@ class PreferenceData(Indexed):
         pairs: dict[Split, list[Pair]] | None = None,
         encoded: dict[Split, list[Compared]] | None = None,
     ) -> None:
-        super().__init__(batch=options.batch, seed=seed)
+        Templated.__init__(self, frame.vocabulary, frame.chat)
+        Indexed.__init__(self, batch=options.batch, seed=seed)
         self.options, self.fingerprint, self.frame = options, fingerprint, frame
-        self.vocabulary, self.chat, self.context = frame.vocabulary, frame.chat, frame.window
-        self.specials = special_tokens(frame.vocabulary)
+        self.window = frame.window
         self._about, self._pairs, self._encoded = about, pairs, encoded
 
     def pairs(self, split: Split) -> Sequence[Pair]:
@@ -199,15 +200,20 @@ class PreferenceData(Indexed):
         every = _held(self._encoded)[split]
         some = every[index] if isinstance(index, slice) else [every[i] for i in index.tolist()]
         batch = packed(
-            [sequence for each in some for sequence in each[:2]], self.context, self.vocabulary.end
+            [sequence for each in some for sequence in each[:2]], self.window, self.vocabulary.end
         )
         batch["margins"] = torch.tensor([each.margin for each in some], dtype=torch.float32)
         if self.options.others:
             following = [*some[1:], some[0]]
-            mixed = [_with(a.chosen, b.chosen, self.context) for a, b in zip(some, following, strict=True)]  # fmt: skip
-            others = packed(mixed, self.context, self.vocabulary.end)
+            mixed = [_with(a.chosen, b.chosen, self.window) for a, b in zip(some, following, strict=True)]  # fmt: skip
+            others = packed(mixed, self.window, self.vocabulary.end)
             batch |= {f"other_{n}": others[n] for n in ("tokens", "targets", "segments")}
         return batch
+
+    def _gathered(self, split: Split, order: np.ndarray, epoch: int) -> Iterator[Batch]:
+        """Each batch is packed by itself."""
+        for start in range(0, len(order), self.batch):
+            yield self.take(split, order[start : start + self.batch], epoch)
 
     def reopen(self, sources: Any, *, seed: int = 0, valid: Any = None, whole: bool = False) -> PreferenceData:  # fmt: skip
         """See `Data.reopen`."""
@@ -219,7 +225,7 @@ class PreferenceData(Indexed):
         self.vocabulary.save(folder)
         write_text(folder / "template.jinja", self.chat.source)
         about = {
-            "format": FORMAT, "fingerprint": self.fingerprint, "seed": self.seed, "window": self.context,
+            "format": FORMAT, "fingerprint": self.fingerprint, "seed": self.seed, "window": self.window,
             "template": self.chat.name, "date": self.frame.date.isoformat(), "about": self._about,
         }  # fmt: skip
         write_text(folder / "data.json", json.dumps(about, ensure_ascii=False))
