@@ -38,15 +38,13 @@ class Scripted:
             for _ in prompts
         ]
 
-    def rewards(self, prompts: Any, answers: Sequence[str], rows: Any) -> list[float]:
-        assert all(answer.isdigit() for answer in answers)
-        assert all(
-            turns[-1].content == row["prompt"] for turns, row in zip(prompts, rows, strict=True)
-        )
-        return [float(len(answer)) for answer in answers]
+    def rewards(self, prompts: Any, answers: Any, texts: Sequence[str]) -> list[float]:
+        assert all(text.isdigit() for text in texts) and len(texts) == len(answers) == len(prompts)
+        assert all(prompt.turns[-1].content == prompt.row["prompt"] for prompt in prompts)
+        return [float(len(text)) for text in texts]
 
-    def judged(self, prompts: Any, answers: Sequence[str], rows: Any) -> list[float]:
-        return [-float(len(answer)) for answer in answers]
+    def judged(self, prompts: Any, answers: Any, texts: Sequence[str]) -> list[float]:
+        return [-float(len(text)) for text in texts]
 
     def reference(self, prompts: Sequence[Sequence[int]], seed: int) -> list[np.ndarray] | None:
         return self.answers(nn.Identity().eval(), prompts, seed) if self.compares else None

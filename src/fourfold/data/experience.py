@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -40,16 +40,24 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Answers = list[np.ndarray]
 
 
+class Prompt(NamedTuple):
+    """A prompt in words, in tokens, and the row it came from."""
+
+    turns: Conversation
+    tokens: list[int]
+    row: Mapping[str, Any]
+
+
 class Answering(Protocol):
-    """What answers prompts with a model, and what scores answers; the system that is fitted provides both."""
+    """What answers prompts with a model, and what scores answers; the system that is fitted provides it."""
 
     def answers(self, model: nn.Module, prompts: Sequence[Sequence[int]], seed: int) -> Answers:
         """An answer to each prompt, its end of turn included, int64; the same seed gives the same answers."""
 
-    def rewards(self, prompts: Sequence[Conversation], answers: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Sequence[float]:  # fmt: skip
-        """How good each answer is."""
+    def rewards(self, prompts: Sequence[Prompt], answers: Answers, texts: Sequence[str]) -> Sequence[float]:  # fmt: skip
+        """How good each answer is, which is there in tokens and in words."""
 
-    def judged(self, prompts: Sequence[Conversation], answers: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Sequence[float] | None:  # fmt: skip
+    def judged(self, prompts: Sequence[Prompt], answers: Answers, texts: Sequence[str]) -> Sequence[float] | None:  # fmt: skip
         """How good each answer is to a judge that is not learned from, where there is one."""
 
     def reference(self, prompts: Sequence[Sequence[int]], seed: int) -> Answers | None:
@@ -137,13 +145,6 @@ class Experience(DataOptions):
             self, vocabulary, chat, about["window"], now, about["seed"], about["fingerprint"],
             about["about"],
         )  # fmt: skip
-
-
-class Prompt:
-    """A prompt in words, in tokens, and the row it came from."""
-
-    def __init__(self, turns: Conversation, tokens: list[int], row: Mapping[str, Any]) -> None:
-        self.turns, self.tokens, self.row = turns, tokens, row
 
 
 class ExperienceData(Templated, Data):
@@ -281,14 +282,14 @@ class ExperienceData(Templated, Data):
 
     def _scored(self, prompts: Sequence[Prompt], answers: Answers) -> np.ndarray:
         assert self.answering is not None  # noqa: S101
-        texts = [self.answer(answer.tolist()) for answer in answers]
-        rows = [prompt.row for prompt in prompts]
-        return np.array(self.answering.rewards([p.turns for p in prompts], texts, rows), np.float64)
+        return np.array(self.answering.rewards(prompts, answers, self._texts(answers)), np.float64)
+
+    def _texts(self, answers: Answers) -> list[str]:
+        return [self.answer(answer.tolist()) for answer in answers]
 
     def _judge(self, roll: dict[str, Any], prompts: Sequence[Prompt]) -> None:
         assert self.answering is not None  # noqa: S101
-        texts, rows = [self.answer(a.tolist()) for a in roll["answers"]], [p.row for p in prompts]
-        found = self.answering.judged([p.turns for p in prompts], texts, rows)
+        found = self.answering.judged(prompts, roll["answers"], self._texts(roll["answers"]))
         if found is not None:
             roll["judged"] = np.array(found, np.float64).reshape(-1, 1)
 
