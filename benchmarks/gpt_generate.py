@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from benchmarks.side_by_side import alternate, keep, medians, ratio
+from fourfold.models.families import save_model
 from fourfold.models.generation import Sampling, generate
-from fourfold.models.llama import save_llama
 from fourfold.models.transformer import Transformer
 
 SHAPES = {"6x384": (6, 384, 6, 32000), "12x768": (12, 768, 12, 32000)}
@@ -29,7 +29,7 @@ def measure(shape: str, tokens: int = 200, rounds: int = 5) -> dict[str, Any]:
     torch.manual_seed(0)
     model = Transformer(vocabulary, width, layers, heads, window=512).eval()
     with tempfile.TemporaryDirectory() as folder:
-        save_llama(model, Path(folder))
+        save_model(model, Path(folder))
         peers = {
             "transformers float32": LlamaForCausalLM.from_pretrained(
                 folder, dtype=torch.float32

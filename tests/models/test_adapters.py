@@ -16,8 +16,9 @@ from torch import nn
 from fourfold.core.errors import UserError
 from fourfold.models.adapter_folder import Settings, StoredAdapter, compact, save_adapter
 from fourfold.models.adapters import adapt, adaptable, adapters, give, merged
+from fourfold.models.families import save_model
+from fourfold.models.family_weights import llama_name
 from fourfold.models.generation import Decoder
-from fourfold.models.llama import llama_name, save_llama
 from fourfold.models.nf4 import NF4Linear, with_nf4
 from fourfold.models.transformer import Transformer
 
@@ -53,7 +54,7 @@ TOKENS = torch.arange(22).view(2, 11) % 19
 @pytest.mark.parametrize("rslora", [False, True])
 @pytest.mark.parametrize("patterns", [(), ("query", "value"), ("blocks.1.feedforward",)])
 def test_peft_reads_ours(tmp_path: Path, patterns: tuple[str, ...], rslora: bool) -> None:
-    save_llama(small(), tmp_path / "base")
+    save_model(small(), tmp_path / "base")
     model = adapted(*patterns, rslora=rslora)
     settings = Settings(3, 5.0, rslora=rslora, base=str(tmp_path / "base"))
     save_adapter(model, tmp_path / "adapter", settings, llama_name)
@@ -71,7 +72,7 @@ def test_peft_reads_ours(tmp_path: Path, patterns: tuple[str, ...], rslora: bool
 
 
 def theirs_trained(tmp_path: Path, **changes: Any) -> Any:
-    save_llama(small(), tmp_path / "base")
+    save_model(small(), tmp_path / "base")
     base = LlamaForCausalLM.from_pretrained(tmp_path / "base")
     config = {
         "r": 2,

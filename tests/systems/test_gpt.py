@@ -16,7 +16,7 @@ from fourfold.core.run import Run
 from fourfold.data.text import Text
 from fourfold.optimizers.gradient import Gradient
 from fourfold.systems.gpt import GPT
-from fourfold.tasks.transformer_language import surprises
+from fourfold.tasks.transformer_reader import surprises
 
 LESSON = "the cat sat on the mat. the dog sat on the log. "
 

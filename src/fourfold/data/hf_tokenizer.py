@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SPECIAL = "special.json"
 CONFIG = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
-KEPT = (CONFIG, "special_tokens_map.json")
+KEPT = (CONFIG, "special_tokens_map.json", "generation_config.json")
 """Files that a run keeps to the letter and its export writes again."""
 CONVERT = "transformers' AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes one"
 

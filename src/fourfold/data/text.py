@@ -184,6 +184,18 @@ class TextData(Indexed):
         self.vocabulary, self.fingerprint = vocabulary, fingerprint
         self._measures, self._about, self._tokens = measures, about, tokens
 
+    @classmethod
+    def of_vocabulary(cls, options: Text, vocabulary: Vocabulary, name: str) -> TextData:
+        """The preparation alone, of a model that was not trained here.
+
+        Args:
+            options: how texts will be read.
+            vocabulary: the model's.
+            name: of the model, for the report.
+        """
+        about = {"source": name, "split": "no texts of its own", "shares": [0.0] * 3, "notes": []}
+        return cls(options, vocabulary, 0, "", Measures(), about)
+
     @functools.cached_property
     def mixture(self) -> Mixture | None:
         """Which windows an epoch takes from which source; None where all are of one.

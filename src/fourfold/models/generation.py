@@ -146,12 +146,19 @@ class Decoder:
         rows: B.
         dtype: of the weights that a step multiplies by; None takes the faster one. Without a
             GPU everything else stays float32.
+        window: most tokens a row has at once, and what the cache has places for; None takes the model's.
     """
 
     @torch.inference_mode()
-    def __init__(self, model: Transformer, rows: int, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        rows: int,
+        dtype: torch.dtype | None = None,
+        window: int | None = None,
+    ) -> None:
         model = merged(model)
-        self.model, self.window = model, model.window
+        self.model, self.window = model, min(window or model.window, model.window)
         place = model.embedding.weight
         self.dtype = dtype or _faster_dtype(model)
         self.device = place.device
@@ -345,7 +352,8 @@ def generate(
     generators = generators or [None] * rows
     past = [list(prompt[-window:]) for prompt in prompts]
     going = [True] * rows
-    decoder = Decoder(model, rows, dtype)
+    needed = max(map(len, past)) + tokens  # a model for long contexts has few of its places used
+    decoder = Decoder(model, rows, dtype, min(window, needed))
     logits = decoder.read(past)
     for number in range(tokens):
         if never:
