@@ -78,10 +78,11 @@ def smoothed(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tenso
         targets: (N,) int64.
 
     Returns:
-        () float32.
+        () float32, or float64 where hidden is.
     """
+    wide = torch.promote_types(hidden.dtype, torch.float32)
     with torch.autocast(hidden.device.type, enabled=False):
-        hidden, rows = hidden.float(), weight[targets].float() - weight.float().mean(0)
+        hidden, rows = hidden.to(wide), weight[targets].to(wide) - weight.to(wide).mean(0)
         found = (hidden * rows).sum()
         if bias is not None:
             found = found + (bias[targets] - bias.mean()).sum()
