@@ -148,12 +148,14 @@ class Translator(Looking):
             beam: hypotheses kept at each step.
             length_penalty: as for translate.
         """
+        return self._evaluated(run, source, Decoding(beam=beam, length_penalty=length_penalty))
+
+    def _evaluated(self, run: Run, source: Source, how: Decoding) -> Score:
         found, split, sentence = held_out(run, source)
         data = pair_data(found)
         sources, references = data.texts(split)
         if not sources:
             raise UserError(f"there is no pair {sentence} to measure on")
-        how = Decoding(beam=beam, length_penalty=length_penalty)
         outputs = self._outputs(run, sources, how)
         values = measure(run.objective, run.model, data, split, run.device, run.seed)
         notes = [f"{len(sources):,} pairs {sentence}", *data.summary()["notes"]]

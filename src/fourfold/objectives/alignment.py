@@ -27,8 +27,8 @@ def _states(emissions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 def _arrivals(alpha: Tensor, skips: Tensor) -> Tensor:
     """From the state itself, the one before, and the one before that: (3, B, 2 U + 1)."""
     never = alpha.new_full((len(alpha), 2), NEVER)
-    before = torch.cat((never[:, :1], alpha[:, :-1]), dim=1)
-    skipped = torch.cat((never, alpha[:, :-2]), dim=1).where(skips, NEVER)
+    late = torch.cat((never, alpha), dim=1)
+    before, skipped = late[:, 1:-1], late[:, :-2].where(skips, NEVER)
     return torch.stack((alpha, before, skipped))
 
 
@@ -89,59 +89,5 @@ def best_path(emissions: Tensor, targets: Tensor, slots: Tensor, lengths: Tensor
 
 def needed(targets: Tensor, lengths: Tensor) -> Tensor:
     """The fewest slots that a path of each target has, (B,): a label and, between equal neighbours, a blank."""
-    within = torch.arange(1, targets.shape[1], device=targets.device) < lengths[:, None]
+    within = torch.arange(1, max(1, targets.shape[1]), device=targets.device) < lengths[:, None]
     return lengths + ((targets[:, 1:] == targets[:, :-1]) & within).sum(1)
-
-
-def merged(path: list[int], blank: int) -> list[int]:
-    """The target that a path makes: equal neighbours merged, blanks left out."""
-    return [
-        token
-        for token, before in zip(path, [blank, *path[:-1]], strict=True)
-        if token != blank and token != before
-    ]
-
-
-def of_length(blanks: Tensor, labels: Tensor, tokens: Tensor, count: int) -> list[int]:
-    """The most probable target of exactly so many labels, among paths of blanks and each slot's best label.
-
-    Args:
-        blanks: (N,) log-probability of a blank in each slot.
-        labels: (N,) of the slot's best label.
-        tokens: (N,) int64, which label that is.
-        count: labels wanted.
-
-    Returns:
-        The labels; fewer where so many slots cannot hold more.
-    """
-    blank, label, token = blanks.tolist(), labels.tolist(), tokens.tolist()
-    # by number of labels so far: the best (score, labels) of paths that end in a blank, and in the slot's label
-    after_blank: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
-    after_label: dict[int, tuple[float, tuple[int, ...]]] = {}
-    for slot in range(len(token)):
-        same = slot > 0 and token[slot] == token[slot - 1]
-        blank_next: dict[int, tuple[float, tuple[int, ...]]] = {}
-        label_next: dict[int, tuple[float, tuple[int, ...]]] = {}
-        for ended, paths in ((False, after_blank), (True, after_label)):
-            for number, (score, said) in paths.items():
-                _better(blank_next, number, score + blank[slot], said)
-                if ended and same:
-                    _better(label_next, number, score + label[slot], said)
-                elif number < count:
-                    _better(label_next, number + 1, score + label[slot], (*said, token[slot]))
-        after_blank, after_label = blank_next, label_next
-    both: dict[int, tuple[float, tuple[int, ...]]] = {}
-    for paths in (after_blank, after_label):
-        for number, (score, said) in paths.items():
-            _better(both, number, score, said)
-    return list(both[max(both)][1])
-
-
-def _better(
-    paths: dict[int, tuple[float, tuple[int, ...]]],
-    number: int,
-    score: float,
-    said: tuple[int, ...],
-) -> None:
-    if number not in paths or score > paths[number][0]:
-        paths[number] = score, said

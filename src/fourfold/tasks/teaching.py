@@ -1,0 +1,178 @@
+"""Sequence-level distillation: a teacher's translations as training targets. Kim & Rush 2016.
+
+The teacher translates the training sources once; its translations are kept in the student's run, as they come, so that
+a fit that was stopped goes on with them. Teacher and student have one vocabulary: the student takes over the teacher's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fourfold.core.errors import UserError
+from fourfold.core.run import Run
+from fourfold.data.pairs import Encoded, PairData, Pairs, pair_data
+from fourfold.tasks.translation import Decoding, Translator
+
+FILE = "teacher.jsonl"
+"""In the student's folder: what was asked of whom, then a translation a line, in the order of the training pairs."""
+AT_ONCE = 512
+"""Sources that are translated between two writes."""
+PREPARED = ("unit", "source_unit", "target_unit", "shared", "vocabulary", "min_count", "tokenizer")
+"""Options of pairs that make the vocabularies."""
+
+
+class Distilled(PairData):
+    """Pairs whose training targets are a teacher's."""
+
+
+def opened(teacher: str) -> Run:
+    """The teacher's run.
+
+    Raises:
+        UserError: there is no such run, or it does not translate.
+    """
+    run = Run.open(teacher)
+    if not isinstance(run.system, Translator):
+        raise UserError(f"--teacher {teacher}: a run of {run.system.name} does not translate")
+    return run
+
+
+def taken_over(run: Run, options: Pairs, default: Pairs, teacher: str) -> tuple[PairData, Pairs]:
+    """A run's pairs in its teacher's vocabulary, and the options that say so.
+
+    Args:
+        run: with its pairs, just opened.
+        options: of its data.
+        default: what these are where the user says nothing.
+        teacher: the run to learn from.
+
+    Raises:
+        UserError: the user asked for another vocabulary than the teacher's.
+    """
+    ours, other = pair_data(run.data), opened(teacher)
+    theirs = pair_data(other.data)
+    if _digests(ours) == _digests(theirs):
+        return ours, options
+    before = other.system.data.model_dump()
+    for name in PREPARED:
+        asked = getattr(options, name)
+        if asked != getattr(default, name) and asked != before[name]:
+            raise UserError(
+                f"--teacher {teacher}: has another vocabulary: data.{name} is {before[name]!r} there and {asked!r} here; "
+                f"leave --data.{name} out and the teacher's vocabulary is taken over"
+            )
+    same = options.model_copy(update={name: before[name] for name in PREPARED})
+    vocabularies = theirs.source_vocabulary, theirs.target_vocabulary
+    adopted = PairData(same, vocabularies, run.seed, ours.fingerprint, ours._about)
+    run.note(f"The vocabulary is that of the teacher {teacher}.")
+    return adopted.reopen(run.sources, seed=run.seed, valid=run.valid), same
+
+
+def _digests(data: PairData) -> tuple[str, str]:
+    return data.source_vocabulary.digest, data.target_vocabulary.digest
+
+
+def distilled(run: Run, teacher: str, beam: int) -> Distilled:
+    """The run's pairs with the teacher's translations of the training sources as targets.
+
+    Args:
+        run: with its pairs opened.
+        teacher: the run that translates; not opened where all its translations are there already.
+        beam: hypotheses that it keeps at each step.
+
+    Raises:
+        UserError: the teacher is not there, has another vocabulary, or its translations here are of another one.
+    """
+    data = pair_data(run.data)
+    held = data._split("train")
+    sources = [
+        held.tokens[0][begin:end].tolist()
+        for begin, end in zip(held.begins[0], held.begins[0][1:], strict=False)
+    ]
+    path = run.folder / FILE if run.folder is not None else None
+    head = {"teacher": str(teacher), "beam": beam, "pairs": len(sources), "data": data.fingerprint}
+    said = _kept(path, head)
+    if len(said) < len(sources):
+        done = len(said)
+        for some in _translated(
+            run, data, teacher, beam, sources[done:], path, head if not done else None
+        ):
+            said += some
+            if run.console is not None and (len(said) * 10 // len(sources)) > (
+                done * 10 // len(sources)
+            ):
+                run.console.say(f"{len(said):,} of {len(sources):,} training sources translated")
+            done = len(said)
+    empty = sum(not row for row in said)
+    run.note(
+        f"Learned from the translations of {len(said):,} training sources by {teacher} (beam {beam})"
+        + (f", {empty:,} of them empty." if empty else ".")
+    )
+    rows = [[*row, data.end] for row in said]
+    tokens = np.concatenate([np.asarray(row, held.tokens[1].dtype) for row in rows])
+    begins = np.cumsum([0, *map(len, rows)])
+    texts = held.texts[0], [data.target_vocabulary.decode(row) for row in said]
+    encoded = Encoded((held.tokens[0], tokens), (held.begins[0], begins), texts, held.unknown)
+    assert data._splits is not None  # noqa: S101  # its training split was just read
+    found = Distilled(
+        data.options,
+        (data.source_vocabulary, data.target_vocabulary),
+        data.seed,
+        data.fingerprint,
+        data._about,
+        {**data._splits, "train": encoded},
+    )
+    found.load_state_dict(data.state_dict())
+    return found
+
+
+def _translated(
+    run: Run,
+    data: PairData,
+    teacher: str,
+    beam: int,
+    sources: list[list[int]],
+    path: Path | None,
+    head: dict[str, Any] | None,
+) -> Iterator[list[list[int]]]:
+    """The teacher's translations, some at a time, each written before it is handed over."""
+    other = opened(teacher)
+    if _digests(pair_data(other.data)) != _digests(data):
+        raise UserError(f"--teacher {teacher}: has another vocabulary than this run")
+    run.console.say(f"{teacher} translates {len(sources):,} training sources, once")
+    if path is not None and head is not None:
+        path.write_text(json.dumps(head) + "\n", encoding="utf-8")
+    system: Any = other.system
+    limit = data.options.longest - 1  # the end token follows
+    for start in range(0, len(sources), AT_ONCE):
+        outputs = system._decode(other, sources[start : start + AT_ONCE], Decoding(beam=beam))
+        rows = [best[0].tokens[:limit] for best in outputs]
+        if path is not None:
+            with path.open("a", encoding="utf-8") as file:
+                for row in rows:
+                    text = data.target_vocabulary.decode(row)
+                    file.write(json.dumps({"tokens": row, "text": text}, ensure_ascii=False) + "\n")
+        yield rows
+
+
+def _kept(path: Path | None, head: dict[str, Any]) -> list[list[int]]:
+    """Translations that are there already; a last line that was not written to its end is written again."""
+    if path is None or not path.exists():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    lines = whole.decode("utf-8").split("\n")[:-1]
+    if not lines:
+        return []
+    if json.loads(lines[0]) != head:
+        raise UserError(
+            f"{path}: holds translations that were made otherwise ({lines[0]}); remove it to make them anew"
+        )
+    if len(whole) < len(content):
+        path.write_bytes(whole)
+    return [json.loads(line)["tokens"] for line in lines[1:]]
