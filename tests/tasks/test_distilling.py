@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from fourfold.objectives.distillation import Distil
 from fourfold.objectives.likelihood import NextToken
 from fourfold.optimizers.gradient import Gradient
 from fourfold.systems.gpt import GPT
+from fourfold.tasks import distilling
 from fourfold.tasks.distilling import Distilling
 from fourfold.testing import _stopping_after
 
@@ -196,3 +199,82 @@ def test_a_teacher_that_knows_the_law_teaches_it_from_less(tmp_path: Path) -> No
     entropy = float(-(stationary[:, None] * law * np.log(law + 1e-300)).sum())
     assert losses["taught"] < entropy + 0.06 < losses["plain"]
     assert losses["taught"] > entropy - 0.03  # less would have seen the answer
+
+
+# --- what the teacher writes ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FOURFOLD_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache/written"
+
+
+def test_a_student_trains_on_what_its_teacher_writes(
+    teacher: Run, tmp_path: Path, cache: Path
+) -> None:
+    given = {"teacher": str(teacher.folder), "how": "sequence", "sequences": 70}
+    run = fourfold.fit(small(), SOURCE, out=tmp_path / "student", **given)
+    (file,) = cache.glob("*.jsonl")
+    texts = [json.loads(line)["text"] for line in file.read_text().splitlines()]
+    assert len(texts) == 70 and all(1 <= len(text) <= 16 for text in texts)
+    assert sum(len(text) == 16 for text in texts) > 20  # others ended before
+    data = run.examples()
+    vocabulary = data.vocabulary  # type: ignore[attr-defined]
+    trained = vocabulary.decode(data.tokens("train")[1:])  # type: ignore[attr-defined]
+    assert trained == "".join(f"{text}<|end|>" for text in texts)
+    plain = small().data.open(SOURCE)
+    assert np.array_equal(plain.tokens("test"), data.tokens("test"))  # type: ignore[attr-defined]
+    # once written they are used again, by this run and by others
+    before = file.stat().st_mtime_ns
+    again = fourfold.fit(small(width=32), SOURCE, out=False, **given)
+    assert file.stat().st_mtime_ns == before
+    assert any("are in" in note for note in again.notes)
+    with pytest.raises(Interrupted), _stopping_after(3):
+        fourfold.fit(small(), SOURCE, out=tmp_path / "parts", **given)
+    resumed = api.resume(tmp_path / "parts", source=SOURCE)
+    ours, theirs = weights(run), weights(resumed)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_writing_goes_on_where_it_was_stopped(
+    teacher: Run, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"teacher": str(teacher.folder), "how": "sequence", "sequences": 100}
+    fourfold.fit(small(), SOURCE, out=False, **given)
+    (file,) = cache.glob("*.jsonl")
+    whole = file.read_bytes()
+    file.unlink()
+    texts = distilling._texts
+    calls: list[int] = []
+
+    def stopped(*args: Any) -> Any:
+        calls.append(args[-1])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return texts(*args)
+
+    monkeypatch.setattr(distilling, "_texts", stopped)
+    with pytest.raises(Interrupted, match="stopped"):
+        fourfold.fit(small(), SOURCE, out=False, **given)
+    (part,) = cache.glob("*.part")
+    assert part.read_bytes() == b"".join(whole.splitlines(keepends=True)[:64])
+    with part.open("ab") as half:
+        half.write(b'{"text": "torn')
+    calls.clear()
+    calls.extend([-1] * 3)
+    fourfold.fit(small(), SOURCE, out=False, **given)
+    assert calls[3:] == [64, 96]
+    assert file.read_bytes() == whole
+
+
+def test_two_at_once_do_not_mix(teacher: Run, cache: Path) -> None:
+    given = {"teacher": str(teacher.folder), "how": "sequence", "sequences": 3}
+    fourfold.fit(small(), SOURCE, out=False, **given)
+    (file,) = cache.glob("*.jsonl")
+    part = file.with_suffix(".part")
+    file.rename(part)
+    with part.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another fit is writing these texts"):
+            fourfold.fit(small(), SOURCE, out=False, **given)
