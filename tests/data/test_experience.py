@@ -147,5 +147,3 @@ def test_prompts_without_room_are_told() -> None:
         Experience(tokens=96).adopt(language, rows)
     with pytest.raises(UserError, match="row 2: .*expected a field prompt"):
         Experience().adopt(language, [{"prompt": "a"}, {"text": "b"}])
-    with pytest.raises(UserError, match="--from RUN"):
-        Experience().open(ROWS)

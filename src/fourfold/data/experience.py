@@ -16,26 +16,25 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 import numpy as np
 import torch
 from annotated_types import Ge, Le
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Batch, Data, DataOptions, Split
 from fourfold.core.state import write_text
-from fourfold.data.chat import Chat
 from fourfold.data.chat_tokens import Encoded, encode_chats, special_tokens
-from fourfold.data.conversation_sources import reading
 from fourfold.data.corpus import SPLITS
 from fourfold.data.preference_rows import prompt_of
-from fourfold.data.preferences import framed, packed
+from fourfold.data.preferences import packed
 from fourfold.data.records import in_memory, records
-from fourfold.data.templated import Templated
+from fourfold.data.templated import Frame, Templated, begun, ready, taken_over
 from fourfold.data.text import load_vocabulary
 from fourfold.data.text_sources import find_origins
-from fourfold.data.turns import Conversation
-from fourfold.data.vocabulary import Vocabulary
+from fourfold.data.turns import Conversation, Turn
 
 FORMAT = 1
+EVERY = "0123456789 abcdefghijklmnopqrstuvwxyz"
+"""What a vocabulary that is made of prompts alone holds besides them."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Answers = list[np.ndarray]
 
@@ -88,6 +87,10 @@ class Experience(DataOptions):
     temperature: PositiveFloat = 1.0
     """Divides the logits when answers are drawn. The probabilities that are learned from are those without it, so
     another temperature than 1 makes what is drawn differ from what is thought to be drawn."""
+    unit: Literal["byte", "character", "bpe"] = "bpe"
+    """What a token is, where no earlier run says so."""
+    vocabulary: PositiveInt | None = None
+    """Entries of a vocabulary that is made anew: see the same option of text."""
     long: Literal["cut", "error", "drop"] = "drop"
     """What becomes of prompts that leave no room for an answer: cut at their beginning, refused, or left out."""
     faulty: Literal["error", "drop"] = "error"
@@ -104,12 +107,8 @@ class Experience(DataOptions):
         return self
 
     def open(self, sources: Any, *, seed: int = 0, valid: Any = None) -> ExperienceData:
-        """Always refused: there is nothing that answers.
-
-        Raises:
-            UserError: there is no model to begin from.
-        """
-        raise UserError("roll-outs need a language model to begin from: --from RUN")
+        """As `adopt`, from nothing: the vocabulary is made of the training split's prompts."""
+        return _opened(self, None, sources, seed, valid)
 
     def adopt(self, prepared: Data, sources: Any, *, seed: int = 0, valid: Any = None) -> ExperienceData | None:  # fmt: skip
         """Read prompts under the vocabulary, window and template of a language model.
@@ -124,11 +123,8 @@ class Experience(DataOptions):
         Raises:
             UserError: a row has no prompt, or none is left.
         """
-        found = framed(self.template, self.window, prepared)
-        if found is None:
-            return None
-        vocabulary, chat, window, now = found
-        return _opened(self, vocabulary, chat, window, now, sources, seed, valid)
+        frame = taken_over(self.template, self.window, prepared)
+        return frame and _opened(self, frame, sources, seed, valid)
 
     def restore(self, folder: Path) -> ExperienceData:
         """See `DataOptions.restore`."""
@@ -138,13 +134,10 @@ class Experience(DataOptions):
             raise UserError(f"{path}: not written by this version of fourfold")
         vocabulary = load_vocabulary(folder)
         now = datetime.datetime.fromisoformat(about["date"])
-        bos, eos, specials = reading(vocabulary)
         source = (folder / "template.jinja").read_text(encoding="utf-8")
-        chat = Chat(source, name=about["template"], bos=bos, eos=eos, specials=specials, now=now)
-        return ExperienceData(
-            self, vocabulary, chat, about["window"], now, about["seed"], about["fingerprint"],
-            about["about"],
-        )  # fmt: skip
+        chat = ready(source, about["template"], vocabulary, now)
+        frame = Frame(vocabulary, chat, about["window"], now)
+        return ExperienceData(self, frame, about["seed"], about["fingerprint"], about["about"])
 
 
 class ExperienceData(Templated, Data):
@@ -163,18 +156,15 @@ class ExperienceData(Templated, Data):
     def __init__(
         self,
         options: Experience,
-        vocabulary: Vocabulary,
-        chat: Chat,
-        window: int,
-        date: datetime.datetime,
+        frame: Frame,
         seed: int,
         fingerprint: str,
         about: dict[str, Any],
         prompts: dict[Split, list[Prompt]] | None = None,
     ) -> None:
-        super().__init__(vocabulary, chat)
-        self.options, self.window = options, window
-        self.date, self.seed, self.fingerprint = date, seed, fingerprint
+        super().__init__(frame.vocabulary, frame.chat)
+        self.options, self.frame, self.window = options, frame, frame.window
+        self.seed, self.fingerprint = seed, fingerprint
         self._about, self._prompts = about, prompts
         self._epoch, self._rolled, self._consumed = 0, 0, 0
         self._roll: dict[str, Any] | None = None
@@ -235,9 +225,7 @@ class ExperienceData(Templated, Data):
 
     def reopen(self, sources: Any, *, seed: int = 0, valid: Any = None, whole: bool = False) -> ExperienceData:  # fmt: skip
         """See `Data.reopen`."""
-        found = _opened(
-            self.options, self.vocabulary, self.chat, self.window, self.date, sources, seed, valid, whole=whole
-        )  # fmt: skip
+        found = _opened(self.options, self.frame, sources, seed, valid, whole=whole)
         found.answering = self.answering
         return found
 
@@ -248,7 +236,7 @@ class ExperienceData(Templated, Data):
         write_text(folder / "template.jinja", self.chat.source)
         about = {
             "format": FORMAT, "fingerprint": self.fingerprint, "seed": self.seed, "window": self.window,
-            "template": self.chat.name, "date": self.date.isoformat(), "about": self._about,
+            "template": self.chat.name, "date": self.frame.date.isoformat(), "about": self._about,
         }  # fmt: skip
         write_text(folder / "data.json", json.dumps(about, ensure_ascii=False))
 
@@ -349,9 +337,14 @@ def _restored(state: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _opened(
-    options: Experience, vocabulary: Vocabulary, chat: Chat, window: int, now: datetime.datetime,
-    sources: Any, seed: int, valid: Any, *, whole: bool = False,
-) -> ExperienceData:  # fmt: skip
+    options: Experience,
+    frame: Frame | None,
+    sources: Any,
+    seed: int,
+    valid: Any,
+    *,
+    whole: bool = False,
+) -> ExperienceData:
     """Read prompts, split them, and see which leave room for an answer."""
     names: list[str] = []
     notes: list[str] = []
@@ -369,19 +362,23 @@ def _opened(
         parts["valid"] = held
     else:
         parts = _split(rows, options.split, seed)
+    if frame is None:
+        # an answer of every digit and letter: what is to be said must be in the vocabulary
+        turns = [(*asked, Turn("assistant", EVERY)) for _, asked, _ in parts["train"]]
+        frame = begun(options.template, options.window, options.unit, options.vocabulary, turns)
     found: dict[Split, list[Prompt]] = {}
     for split in SPLITS:
-        found[split] = _fitting(options, vocabulary, chat, window, parts[split], split, notes)
+        found[split] = _fitting(options, frame, parts[split], split, notes)
     if parts["train"] and not found["train"]:
-        raise UserError(f"no prompt of the training split leaves room for an answer in {window} positions")  # fmt: skip
+        raise UserError(f"no prompt of the training split leaves room for an answer in {frame.window} positions")  # fmt: skip
     about = {
         "source": ", ".join(names[:3]),
         "prompts": {split: len(some) for split, some in found.items()},
         "notes": notes,
     }
-    key = [digest.hexdigest(), vocabulary.digest, chat.source, window, seed, options.split]
+    key = [digest.hexdigest(), frame.vocabulary.digest, frame.chat.source, frame.window, seed, options.split]  # fmt: skip
     fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()
-    return ExperienceData(options, vocabulary, chat, window, now, seed, fingerprint, about, found)
+    return ExperienceData(options, frame, seed, fingerprint, about, found)
 
 
 Row = tuple[str, Conversation, Mapping[str, Any]]
@@ -432,13 +429,11 @@ def _split(rows: list[Row], shares: tuple[float, float, float], seed: int) -> di
     return found
 
 
-def _fitting(
-    options: Experience, vocabulary: Vocabulary, chat: Chat, window: int, rows: list[Row], split: Split,
-    notes: list[str],
-) -> list[Prompt]:  # fmt: skip
-    rendered = [chat.prompt(turns, where) for where, turns, _ in rows]
-    encoded = encode_chats(rendered, vocabulary, special_tokens(vocabulary)) if rows else []
-    most: NonNegativeInt = window - options.tokens
+def _fitting(options: Experience, frame: Frame, rows: list[Row], split: Split, notes: list[str]) -> list[Prompt]:  # fmt: skip
+    rendered = [frame.chat.prompt(turns, where) for where, turns, _ in rows]
+    specials = special_tokens(frame.vocabulary)
+    encoded = encode_chats(rendered, frame.vocabulary, specials) if rows else []
+    window, most = frame.window, frame.window - options.tokens
     if most < 1:
         raise UserError(f"tokens {options.tokens}: leave no room for a prompt in {window} positions")  # fmt: skip
     found, cut, dropped = [], 0, 0

@@ -18,19 +18,16 @@ from pydantic import Field, PositiveInt, model_validator
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Batch, Data, DataOptions, Split
 from fourfold.core.state import write_text
-from fourfold.data.chat import Chat, builtin_or_file
 from fourfold.data.chat_tokens import Encoded, encode_chats, special_tokens
-from fourfold.data.conversation_sources import reading
 from fourfold.data.corpus import SPLITS
 from fourfold.data.loading import Indexed
 from fourfold.data.packing import pack
 from fourfold.data.preference_rows import Pair, pair
 from fourfold.data.records import Record, in_memory, records
-from fourfold.data.templated import Templated
+from fourfold.data.templated import Frame, Templated, begun, ready, taken_over
 from fourfold.data.text import IGNORE, load_vocabulary
 from fourfold.data.text_sources import find_origins
 from fourfold.data.turns import Conversation, Turn
-from fourfold.data.vocabulary import Vocabulary
 
 FORMAT = 1
 ROUND = 64
@@ -46,7 +43,7 @@ class Preferences(DataOptions):
     template: str = "auto"
     """How turns become text: that of the model begun from, or plain, chatml, llama3, or a file of Jinja."""
     window: PositiveInt | None = None
-    """Most positions of a prompt with its answer; None takes the window of the model begun from."""
+    """Most positions of a prompt with its answer; None takes the window of the model begun from, or 512."""
     batch: PositiveInt = 8
     """Pairs per micro-batch."""
     long: Literal["cut", "error", "drop"] = "cut"
@@ -54,6 +51,10 @@ class Preferences(DataOptions):
     An answer is never cut: a pair whose answers do not fit is left out, or refused."""
     faulty: Literal["error", "drop"] = "error"
     """What becomes of rows that are no pairs."""
+    unit: Literal["byte", "character", "bpe"] = "bpe"
+    """What a token is, where no earlier run says so."""
+    vocabulary: PositiveInt | None = None
+    """Entries of a vocabulary that is made anew: see the same option of text."""
     others: bool = False
     """Add the prompts with the answers to others, as KTO's baseline needs."""
     split: tuple[Share, Share, Share] = (0.9, 0.05, 0.05)
@@ -66,12 +67,8 @@ class Preferences(DataOptions):
         return self
 
     def open(self, sources: Any, *, seed: int = 0, valid: Any = None) -> PreferenceData:
-        """Always refused: preferences are learned on top of a language model.
-
-        Raises:
-            UserError: there is no model to begin from.
-        """
-        raise UserError("preferences need a language model to begin from: --from RUN")
+        """As `adopt`, from nothing: the vocabulary is made of the training split's pairs."""
+        return _opened(self, None, sources, seed, valid)
 
     def adopt(self, prepared: Data, sources: Any, *, seed: int = 0, valid: Any = None) -> PreferenceData | None:  # fmt: skip
         """Read pairs under the vocabulary, window and template of a language model.
@@ -86,11 +83,8 @@ class Preferences(DataOptions):
         Raises:
             UserError: a row is no pair, or nothing is left to learn from.
         """
-        found = framed(self.template, self.window, prepared)
-        if found is None:
-            return None
-        frame = _Frame(*found)
-        return _opened(self, frame, sources, seed, valid)
+        frame = taken_over(self.template, self.window, prepared)
+        return frame and _opened(self, frame, sources, seed, valid)
 
     def restore(self, folder: Path) -> PreferenceData:
         """See `DataOptions.restore`."""
@@ -101,50 +95,9 @@ class Preferences(DataOptions):
         vocabulary = load_vocabulary(folder)
         now = datetime.datetime.fromisoformat(about["date"])
         source = (folder / "template.jinja").read_text(encoding="utf-8")
-        chat = _chat(source, about["template"], vocabulary, now)
-        frame = _Frame(vocabulary, chat, about["window"], now)
+        chat = ready(source, about["template"], vocabulary, now)
+        frame = Frame(vocabulary, chat, about["window"], now)
         return PreferenceData(self, frame, about["seed"], about["fingerprint"], about["about"])
-
-
-def framed(template: str, window: int | None, prepared: Data) -> tuple[Vocabulary, Chat, int, datetime.datetime] | None:  # fmt: skip
-    """Vocabulary, chat template, window and date under which answers go on from a language model.
-
-    Args:
-        template: "auto" takes that of the model's own data or vocabulary, otherwise plain.
-        window: None takes the model's.
-        prepared: the model's data.
-
-    Returns:
-        None where that is no language model's.
-
-    Raises:
-        UserError: no such template, or a window beyond the model's.
-    """
-    vocabulary, most = getattr(prepared, "vocabulary", None), getattr(prepared, "window", None)
-    if not isinstance(vocabulary, Vocabulary) or not isinstance(most, int):
-        return None
-    if (window or 0) > most:
-        raise UserError(f"window {window}: the model that is begun from reads {most} tokens at most")  # fmt: skip
-    own = getattr(prepared, "chat", None)
-    if template != "auto":
-        source, name = builtin_or_file(template)
-    elif isinstance(own, Chat):
-        source, name = own.source, own.name
-    elif theirs := getattr(vocabulary, "chat_template", None):
-        source, name = theirs, "of the model"
-    else:
-        source, name = builtin_or_file("plain")
-    now = datetime.datetime.now().replace(microsecond=0)
-    return vocabulary, _chat(source, name, vocabulary, now), window or most, now
-
-
-class _Frame(NamedTuple):
-    """What pairs are read under."""
-
-    vocabulary: Vocabulary
-    chat: Chat
-    window: int
-    date: datetime.datetime
 
 
 class Compared(NamedTuple):
@@ -170,7 +123,7 @@ class PreferenceData(Templated, Indexed):
     def __init__(
         self,
         options: Preferences,
-        frame: _Frame,
+        frame: Frame,
         seed: int,
         fingerprint: str,
         about: dict[str, Any],
@@ -271,11 +224,6 @@ def _held(held: Any) -> Any:
     return held
 
 
-def _chat(source: str, name: str, vocabulary: Vocabulary, now: datetime.datetime) -> Chat:
-    bos, eos, specials = reading(vocabulary)
-    return Chat(source, name=name, bos=bos, eos=eos, specials=specials, now=now)
-
-
 def _with(asked: Encoded, answered: Encoded, most: int) -> Encoded:
     """The prompt of one sequence with the answer of another, the prompt's beginning cut where both are too long."""
     begin, other = int(np.argmax(asked.said)), int(np.argmax(answered.said))
@@ -285,7 +233,7 @@ def _with(asked: Encoded, answered: Encoded, most: int) -> Encoded:
     return Encoded(np.concatenate([prompt, answer]), said)
 
 
-def _encoded(frame: _Frame, turns: Sequence[Conversation], places: Sequence[str] | None = None) -> list[Encoded]:  # fmt: skip
+def _encoded(frame: Frame, turns: Sequence[Conversation], places: Sequence[str] | None = None) -> list[Encoded]:  # fmt: skip
     """What counts is the last answer, and nothing stands behind it."""
     rendered = [
         frame.chat.conversations(each, places[i] if places else "the conversation")[-1]
@@ -307,7 +255,13 @@ def _last_alone(encoded: Encoded) -> Encoded:
 
 
 def _opened(
-    options: Preferences, frame: _Frame, sources: Any, seed: int, valid: Any, *, whole: bool = False
+    options: Preferences,
+    frame: Frame | None,
+    sources: Any,
+    seed: int,
+    valid: Any,
+    *,
+    whole: bool = False,
 ) -> PreferenceData:
     """Read, check, split, encode, and see what fits."""
     reader = _Reader(options)
@@ -324,6 +278,9 @@ def _opened(
         parts["valid"] = held
     else:
         parts = _split(rows, options.split, seed)
+    if frame is None:
+        turns = [t for _, each in parts["train"] for t in _both(each)]
+        frame = begun(options.template, options.window, options.unit, options.vocabulary, turns)
     encoded, kept = {}, {}
     for split in SPLITS:
         encoded[split], kept[split] = reader.fitting(frame, parts[split], split)
@@ -349,6 +306,12 @@ def _split(rows: list[tuple[str, Pair]], shares: tuple[float, float, float], see
     for where, each in rows:
         found[kinds[each.prompt]].append((where, each))
     return found
+
+
+def _both(each: Pair) -> tuple[Conversation, Conversation]:
+    """The conversations that end with the chosen and with the rejected answer."""
+    chosen, rejected = (Turn("assistant", a) for a in (each.chosen, each.rejected))
+    return (*each.prompt, chosen), (*each.prompt, rejected)
 
 
 class _Reader:
@@ -402,14 +365,10 @@ class _Reader:
             self.names.append(origin.name)
             yield from records(origin)
 
-    def fitting(self, frame: _Frame, rows: list[tuple[str, Pair]], split: Split) -> tuple[list[Compared], list[Pair]]:  # fmt: skip
+    def fitting(self, frame: Frame, rows: list[tuple[str, Pair]], split: Split) -> tuple[list[Compared], list[Pair]]:  # fmt: skip
         """The pairs that fit the window, in tokens and in words."""
         places = [where for where, _ in rows for _ in range(2)]
-        turns = [
-            (*each.prompt, Turn("assistant", answer))
-            for _, each in rows
-            for answer in (each.chosen, each.rejected)
-        ]
+        turns = [answered for _, each in rows for answered in _both(each)]
         encoded = _encoded(frame, turns, places)
         found, kept = [], []
         for number, (where, each) in enumerate(rows):

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
-from fourfold.data.chat import Chat
+from fourfold.core.errors import UserError
+from fourfold.core.parts import Data
+from fourfold.data.chat import Chat, builtin_or_file
 from fourfold.data.chat_tokens import encode_chats, special_tokens, stop_token
-from fourfold.data.turns import Turn
-from fourfold.data.vocabulary import Vocabulary
+from fourfold.data.conversation_sources import reading
+from fourfold.data.subwords import Subwords
+from fourfold.data.turns import Conversation, Turn
+from fourfold.data.vocabulary import END, Bytes, Characters, Vocabulary
+
+WINDOW = 512
+"""Positions where neither an option nor an earlier run says how many."""
+
+
+class Frame(NamedTuple):
+    """What answers are read and asked for under."""
+
+    vocabulary: Vocabulary
+    chat: Chat
+    window: int
+    date: datetime.datetime
+    """What a template that tells the date tells."""
 
 
 class Templated:
@@ -39,3 +58,72 @@ class Templated:
         if whole and whole[-1] in (token, self.vocabulary.end):
             whole = whole[:-1]
         return self.vocabulary.decode(whole).removesuffix(stop)
+
+
+def ready(source: str, name: str, vocabulary: Vocabulary | None, date: datetime.datetime) -> Chat:
+    """A chat template over a vocabulary, or before there is one."""
+    bos, eos, specials = reading(vocabulary)
+    return Chat(source, name=name, bos=bos, eos=eos, specials=specials, now=date)
+
+
+def taken_over(template: str, window: int | None, prepared: Data) -> Frame | None:
+    """The frame under which answers go on from a language model.
+
+    Args:
+        template: "auto" takes that of the model's own data or vocabulary, otherwise plain.
+        window: None takes the model's.
+        prepared: the model's data.
+
+    Returns:
+        None where that is no language model's.
+
+    Raises:
+        UserError: no such template, or a window beyond the model's.
+    """
+    vocabulary, most = getattr(prepared, "vocabulary", None), getattr(prepared, "window", None)
+    if not isinstance(vocabulary, Vocabulary) or not isinstance(most, int):
+        return None
+    if (window or 0) > most:
+        raise UserError(
+            f"window {window}: the model that is begun from reads {most} tokens at most"
+        )
+    own = getattr(prepared, "chat", None)
+    if template != "auto":
+        source, name = builtin_or_file(template)
+    elif isinstance(own, Chat):
+        source, name = own.source, own.name
+    elif theirs := getattr(vocabulary, "chat_template", None):
+        source, name = theirs, "of the model"
+    else:
+        source, name = builtin_or_file("plain")
+    date = datetime.datetime.now().replace(microsecond=0)
+    return Frame(vocabulary, ready(source, name, vocabulary, date), window or most, date)
+
+
+def begun(
+    template: str, window: int | None, unit: Literal["byte", "character", "bpe"], entries: int | None,
+    conversations: Sequence[Conversation],
+) -> Frame:  # fmt: skip
+    """A frame from nothing: the vocabulary is made of some conversations.
+
+    Args:
+        template: "auto" is plain.
+        window: None takes `WINDOW`.
+        unit: what a token is.
+        entries: of the vocabulary; None leaves it to the unit.
+        conversations: of the training split.
+
+    Raises:
+        UserError: no such template.
+    """
+    source, name = builtin_or_file("plain" if template == "auto" else template)
+    date = datetime.datetime.now().replace(microsecond=0)
+    chat = ready(source, name, None, date)
+    texts = [text.text.replace(END, "") for turns in conversations for text in chat.conversations(turns)]  # fmt: skip
+    vocabulary: Vocabulary = Bytes()
+    if unit == "character":
+        vocabulary = Characters.learn(lambda: ((text, "") for text in texts), entries, 1)
+    elif unit == "bpe":
+        characters = sum(map(len, texts))
+        vocabulary = Subwords.learn(lambda: ((text, "") for text in texts), entries, 1, characters)
+    return Frame(vocabulary, ready(source, name, vocabulary, date), window or WINDOW, date)
