@@ -25,7 +25,9 @@ def rewards_picture(chosen: Sequence[float], rejected: Sequence[float]) -> Pictu
     right.set(xlabel="reward of chosen less that of rejected", ylabel="pairs")
     plain_ticks(left, right)
     share = float((gaps > 0).mean())
-    caption = f"Held-out pairs: in {share:.1%} of {len(gaps):,} the chosen answer has the higher reward."
+    caption = (
+        f"Held-out pairs: in {share:.1%} of {len(gaps):,} the chosen answer has the higher reward."
+    )
     return picture(fig, "Rewards", caption)
 
 
