@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourfold.models.attention import attention, attention_weights
+from fourfold.models.attention import LONG_ROW, attention, attention_weights, looking
+from fourfold.models.attention_forms import attention_packed
 from fourfold.models.positions import KINDS
 from fourfold.models.segments import Segments
 from fourfold.models.transformer import Transformer
@@ -33,13 +34,26 @@ def test_example_by_example_equals_the_masked_form(
     q = torch.randn(batch, kv_heads * groups, time, 4, dtype=torch.float64, requires_grad=True)
     k, v = torch.randn(2, batch, kv_heads, time, 4, dtype=torch.float64).unbind()
     inputs = [q, k.requires_grad_(), v.requires_grad_()]
-    found = attention(*inputs, segments=segments)
+    found = attention_packed(*inputs, Segments(segments))
     oracle = attention_weights(q, k, segments=segments) @ v.repeat_interleave(groups, dim=1)
     torch.testing.assert_close(found, oracle, rtol=1e-10, atol=1e-12)
     gradient = torch.randn_like(found)
     ours, theirs = (torch.autograd.grad(y, inputs, gradient) for y in (found, oracle))
     for mine, true in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, true, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("time", [LONG_ROW - 1, LONG_ROW + 1])
+def test_short_and_long_rows(time: int) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 2, time, 4, dtype=torch.float64).unbind()
+    segments = (torch.rand(2, time) < 0.05).long().cumsum(1)
+    with looking() as looked:
+        found = attention(q.requires_grad_(), k, v, segments=segments)
+    oracle = attention_weights(q, k, segments=segments) @ v
+    torch.testing.assert_close(found, oracle, rtol=1e-10, atol=1e-12)
+    weights = looked[0].weights(2)
+    assert (weights[0, :, segments[0, :, None] != segments[0]] == 0).all()
 
 
 def test_places_count_from_each_example() -> None:
