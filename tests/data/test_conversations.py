@@ -195,7 +195,7 @@ def test_saved_and_restored_prepares_alike(unit: Any, tmp_path: Path) -> None:
 def test_a_language_models_vocabulary_and_window_are_adopted() -> None:
     text = Text(unit="character", window=80).open({"text": ["How much is 1 and 2? x.yAsU:\n" * 60]})
     data = Conversations(window=70).adopt(text, TALKS)
-    assert data is not None and data.vocabulary is text.vocabulary
+    assert data is not None and data.vocabulary.digest == text.vocabulary.digest
     assert (data.window, data.row) == (80, 70)
     assert "are not in the vocabulary and read as <unk>" in " ".join(data.summary()["notes"])
     with pytest.raises(UserError, match="window 81: the model that is begun from reads 80 tokens"):
@@ -205,7 +205,7 @@ def test_a_language_models_vocabulary_and_window_are_adopted() -> None:
 def test_the_models_own_template_is_the_default() -> None:
     text = Text(unit="character", window=80).open({"text": ["How much is 1 and 2? x.yAsU:\n" * 60]})
     text.vocabulary.chat_template = (
-        "{% for m in messages %}{{ m.role[0] + m.content }}|{% endfor %}"  # type: ignore[attr-defined]
+        "{% for m in messages %}{{ m.role[0] + m.content }}|{% endfor %}"
     )
     data = Conversations().adopt(text, TALKS)
     assert data is not None and data.stop == ("|", None)

@@ -60,6 +60,10 @@ def verb_command(name: str, tokens: list[str]) -> None:
         if needed and parameter.name not in keywords:
             option = parameter.name.rstrip("_").replace("_", "-")
             raise UserError(f"--{option} is missing: fourfold {name} RUN --{option} ...")
+    if getattr(known[name], "converses", False) and not positionals:
+        from fourfold.cli.chat import converse
+
+        return converse(run, name, keywords)
     value = getattr(run, name)(*positionals, **keywords)
     from fourfold.cli.write import write
 

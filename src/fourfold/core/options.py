@@ -435,10 +435,11 @@ def hints(method: Any) -> dict[str, Any]:
     import inspect
     import sys
 
-    extended = getattr(
-        method, "extended", None
-    )  # whose options are annotated in its own module's words
-    names = vars(sys.modules[extended.__module__]) if extended else {}
+    names: dict[str, Any] = {}
+    extended = method
+    while (extended := getattr(extended, "extended", None)) is not None:
+        # the options of a verb that is extended are annotated in its own module's words
+        names = {**vars(sys.modules[extended.__module__]), **names}
     names = {**names, **vars(sys.modules[method.__module__]), **_late()}
     found = {}
     for parameter in list(inspect.signature(method).parameters.values())[2:]:

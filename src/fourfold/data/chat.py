@@ -124,8 +124,8 @@ class Chat:
             raise UserError(f"the chat template {name}: not Jinja ({error})") from error
         self.marked = bool(re.search(r"\{%-?\s*generation\s*-?%\}", template))
         """Whether the template itself says what the assistant says."""
-        self.stop = self._ending()
-        """Text that ends the assistant's turn."""
+        self.lead, self.stop = self._edges()
+        """Text that the template sets between its prompt and an answer, and text that ends the assistant's turn."""
 
     def prompt(self, turns: Sequence[Turn], where: str = "the conversation") -> Rendered:
         """What precedes an answer to these turns, earlier answers among it.
@@ -242,20 +242,24 @@ class Chat:
         said = tuple((moved(begin), moved(end)) for begin, end in spans)
         return Rendered(text.translate(drop), said, tuple(literal))
 
-    def _ending(self) -> str:
-        """How the template ends what the assistant says."""
+    def _edges(self) -> tuple[str, str]:
+        """What the template writes before what the assistant says, and how it ends that."""
         turns = (Turn("user", "fourfold0asks"), Turn("assistant", PROBE))
         marks = self._marks(turns)
-        text = self._render(turns, "a first exchange", marks)
-        text = text.replace(marks[2], "").replace(marks[3], "")
+        head, text = (
+            self._render(some, "a first exchange", marks, prompt=prompt).translate(
+                str.maketrans("", "", "".join(marks))
+            )
+            for some, prompt in ((turns[:1], True), (turns, False))
+        )
         if PROBE not in text:
             raise UserError(f"the chat template {self.name}: does not show what the assistant says")
-        tail = text[text.rindex(PROBE) + len(PROBE) :]
+        before, tail = text[: text.rindex(PROBE)], text[text.rindex(PROBE) + len(PROBE) :]
         if not tail:
             raise UserError(
                 f"the chat template {self.name}: nothing ends the assistant's turn, so no answer would ever end"
             )
-        return tail.strip() or tail
+        return before[len(head) :] if before.startswith(head) else "", tail.strip() or tail
 
 
 def builtin_or_file(name: str) -> tuple[str, str]:

@@ -59,8 +59,8 @@ def reading(vocabulary: Vocabulary | None) -> tuple[str, str, list[str]]:
     """Texts of the token that begins a text, of the one that ends it, and of all special tokens."""
     if vocabulary is None:
         return END, END, [END]
-    eos = vocabulary.token(vocabulary.end)
-    return getattr(vocabulary, "begin_name", eos), eos, list(special_tokens(vocabulary))
+    bos, eos = (vocabulary.token(n) for n in (vocabulary.opening, vocabulary.end))
+    return bos, eos, list(special_tokens(vocabulary))
 
 
 class Opened:
@@ -122,7 +122,7 @@ class Opened:
         """Source and name of the template to use."""
         if self.options.template != "auto":
             return builtin_or_file(self.options.template)
-        own = getattr(vocabulary, "chat_template", None)
+        own = vocabulary.chat_template if vocabulary else None
         return (own, "of the model") if own else (TEMPLATES["plain"], "plain")
 
     def rendered(self, chat: Chat) -> Texts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import json
 from collections.abc import Sequence
@@ -301,6 +302,8 @@ def _prepared(
         opened.count_unknown(encoded, vocabulary, split)
         places = [where for where, _ in rendered[split]]
         examples[split] = opened.fitting(encoded, places, split, row)
+    vocabulary = copy.copy(vocabulary)  # that of the run begun from stays as it is
+    vocabulary.chat_template = source
     if learned:
         vocabulary.counts = sum(
             (np.bincount(e.tokens, minlength=len(vocabulary)) for e in examples["train"]),

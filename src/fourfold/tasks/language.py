@@ -226,7 +226,7 @@ class LanguageModel(Looking):
         tokens = np.asarray(text_data(data).tokens(split)[: PASSAGE + 1], np.int64)
         if len(tokens) > 1:
             bits = self.reader(run).surprises(tokens) / math.log(2)
-            yield passage(list(_pieces(vocabulary, tokens[1:])), bits.tolist())
+            yield passage(list(pieces(vocabulary, tokens[1:])), bits.tolist())
 
     def tables(self, run: Run) -> Iterator[Table]:
         """The most frequent entries of the vocabulary, and the most frequent words outside it."""
@@ -242,7 +242,7 @@ class LanguageModel(Looking):
             )
             title = f"The {len(rows)} most frequent of {len(vocabulary):,} entries"
             yield Table(title, ("token", "number", "count", "share"), rows)
-        if unknown := text_data(run.data).unknown_words:
+        if unknown := getattr(run.data, "unknown_words", None):
             yield Table("What became unknown", ("word", "count"), tuple(unknown.items()))
 
 
@@ -293,7 +293,7 @@ def continuations(
         some = wanted[begin : begin + ROWS]
         said = ["" for _ in some]
         starts = [_prompt(run, vocabulary, text) for text, _ in some]
-        generators = [_generator(run, base, number) for _, number in some]
+        generators = [noise(run, base, number) for _, number in some]
         voices = [_voice(vocabulary, known, stop) for known in starts]
         for row, piece in spoken(stream(starts, generators), voices):
             if single:
@@ -352,6 +352,11 @@ def vocabulary_of(data: Data) -> Vocabulary:
     return vocabulary
 
 
+def noise(run: Run, seed: int, number: int) -> torch.Generator:
+    """Noise of a prompt's n-th continuation, the same for every prompt: no prompt depends on the others."""
+    return torch.Generator(run.device).manual_seed((seed * 1_000_003 + number) % 2**63)
+
+
 # --- private ----------------------------------------------------------------------------------------
 
 
@@ -376,11 +381,6 @@ def _prompt(run: Run, vocabulary: Vocabulary, text: str) -> list[int]:
     return tokens
 
 
-def _generator(run: Run, seed: int, number: int) -> torch.Generator:
-    """Noise of a prompt's n-th continuation, the same for every prompt: no prompt depends on the others."""
-    return torch.Generator(run.device).manual_seed((seed * 1_000_003 + number) % 2**63)
-
-
 def _voice(vocabulary: Vocabulary, known: Sequence[int], stop: Sequence[str]) -> Voice:
     decoder = vocabulary.decoder()
     for token in known[-16:]:  # what precedes decides about spaces and half characters
@@ -398,7 +398,7 @@ def _back(vocabulary: Vocabulary, numbers: Sequence[int]) -> str:
     return vocabulary.decode(list(numbers))
 
 
-def _pieces(
+def pieces(
     vocabulary: Vocabulary, tokens: np.ndarray, spelled: Sequence[str] = ()
 ) -> Iterator[str]:
     """What each token adds to the text."""
@@ -411,7 +411,7 @@ def _pieces(
 def _named(vocabulary: Vocabulary, tokens: np.ndarray, spelled: Sequence[str]) -> dict[str, Any]:
     """Columns that say what tokens are."""
     return {
-        "text": list(_pieces(vocabulary, tokens, spelled)),
+        "text": list(pieces(vocabulary, tokens, spelled)),
         "token": [vocabulary.token(token) for token in tokens.tolist()],
         "number": tokens.astype(np.int64),
     }
