@@ -202,8 +202,18 @@ def test_a_language_models_vocabulary_and_window_are_adopted() -> None:
         Conversations(window=81).adopt(text, TALKS)
 
 
-def test_the_models_own_template_is_the_default() -> None:
+def test_a_template_that_the_vocabulary_cannot_end_is_refused() -> None:
     text = Text(unit="character", window=80).open({"text": ["How much is 1 and 2? x.yAsU:\n" * 60]})
+    with pytest.raises(
+        UserError, match=r"ends an answer with '<\|im_end\|>', which the vocabulary cannot"
+    ):
+        Conversations(template="chatml").adopt(text, TALKS)
+
+
+def test_the_models_own_template_is_the_default() -> None:
+    text = Text(unit="character", window=80).open(
+        {"text": ["How much is 1 and 2? x.yAsU:|\n" * 60]}
+    )
     text.vocabulary.chat_template = (
         "{% for m in messages %}{{ m.role[0] + m.content }}|{% endfor %}"
     )

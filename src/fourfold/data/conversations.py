@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -295,6 +295,7 @@ def _prepared(
     if vocabulary is None:
         vocabulary = opened.learn(rendered)
     specials = special_tokens(vocabulary)
+    _speakable(chat, vocabulary, specials)
     row = min(options.window or window, window)
     examples = {}
     for split in SPLITS:
@@ -318,6 +319,17 @@ def _prepared(
     about["rows"] = {split: data.size(split) if examples[split] else 0 for split in SPLITS}
     about["padding"] = _padding(data)
     return data
+
+
+def _speakable(chat: Chat, vocabulary: Vocabulary, specials: Mapping[str, int]) -> None:
+    """Refuse a template whose end of turn the vocabulary cannot write: no answer would ever end."""
+    if chat.stop in specials or vocabulary.unknown is None:
+        return
+    if (vocabulary.encode(chat.stop) == vocabulary.unknown).any():
+        raise UserError(
+            f"the chat template {chat.name} ends an answer with {chat.stop!r}, which the vocabulary cannot write; "
+            "--data.template plain ends it with the end token"
+        )
 
 
 def _padding(data: ConversationData) -> str:

@@ -9,7 +9,8 @@
 A language model goes on with conversations in its chat template; of the next tokens only the assistant's count.
 Conversations are packed into rows without seeing one another.
 
-Result: pending 0.
+Result: a character model of 4 layers x 128 after 500 steps on the embedded text, tuned for 6 epochs on 1,200 words to be put
+in brackets (68 s on one busy core): 45% of 200 held-out words are answered exactly, 0% after one epoch.
 """
 
 from __future__ import annotations
