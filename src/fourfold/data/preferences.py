@@ -140,6 +140,10 @@ class PreferenceData(Templated, Indexed):
         """The pairs of a split in words."""
         return _held(self._pairs)[split]
 
+    def compared(self, split: Split) -> Sequence[Compared]:
+        """The pairs of a split in tokens."""
+        return _held(self._encoded)[split]
+
     def sequences(self, turns: Sequence[Conversation]) -> list[Encoded]:
         """Conversations that end with an answer, in tokens; what counts is the last answer alone."""
         return _encoded(self.frame, turns)

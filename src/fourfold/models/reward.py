@@ -25,7 +25,7 @@ class RewardModel(nn.Module):
         super().__init__()
         body.head = nn.Identity()  # type: ignore[assignment]  # nothing learns that is never read
         self.body, self.window = body, body.window
-        self.reward = value_head(body.width)
+        self.reward = value_head(body.width, bias=False)  # of a difference no bias is learned
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Rewards (N,).
@@ -46,9 +46,10 @@ class RewardModel(nn.Module):
         give(self.body, {n: t for n, t in weights.items() if not n.startswith("head.")})
 
 
-def value_head(width: int) -> nn.Linear:
+def value_head(width: int, bias: bool = True) -> nn.Linear:
     """One number from a state; drawn with a variance of 1 / (width + 1), as in Stiennon et al. 2020."""
-    layer = nn.Linear(width, 1)
+    layer = nn.Linear(width, 1, bias=bias)
     nn.init.normal_(layer.weight, std=(width + 1) ** -0.5)
-    nn.init.zeros_(layer.bias)
+    if bias:
+        nn.init.zeros_(layer.bias)
     return layer
