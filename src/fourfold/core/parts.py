@@ -60,6 +60,8 @@ class Data(ABC):
 
     unit: str = "examples"
     """What `Move.weight` counts, in the plural: the console's rate is in these a second."""
+    divisible: bool = True
+    """Whether the first n of every tensor of a batch are a batch of n examples; packed ones are not."""
     fingerprint: str = ""
     """SHA-256 of the source's content and of what prepared it; resuming refuses another."""
 

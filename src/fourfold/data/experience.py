@@ -25,7 +25,7 @@ from fourfold.core.state import write_text
 from fourfold.data.chat_tokens import Encoded, encode_chats, special_tokens
 from fourfold.data.corpus import SPLITS
 from fourfold.data.preference_rows import prompt_of
-from fourfold.data.preferences import packed
+from fourfold.data.preferences import held_out_counts, packed
 from fourfold.data.records import in_memory, records
 from fourfold.data.templated import Frame, Templated, begun, ready, taken_over
 from fourfold.data.text import load_vocabulary
@@ -152,6 +152,7 @@ class ExperienceData(Templated, Data):
     """
 
     unit = "answers"
+    divisible = False
 
     def __init__(
         self,
@@ -371,6 +372,9 @@ def _opened(
         found[split] = _fitting(options, frame, parts[split], split, notes)
     if parts["train"] and not found["train"]:
         raise UserError(f"no prompt of the training split leaves room for an answer in {frame.window} positions")  # fmt: skip
+    for split, share in zip(SPLITS, options.split, strict=True):
+        if share and found["train"] and not found[split]:
+            notes.append(f"there are so few prompts that the {split} split is empty")
     about = {
         "source": ", ".join(names[:3]),
         "prompts": {split: len(some) for split, some in found.items()},
@@ -419,7 +423,7 @@ def _read(options: Experience, sources: Any, names: list[str], notes: list[str],
 def _split(rows: list[Row], shares: tuple[float, float, float], seed: int) -> dict[Split, list[Row]]:  # fmt: skip
     different = list(dict.fromkeys(turns for _, turns, _ in rows))
     order = np.random.default_rng([seed, 0x9A1B]).permutation(len(different)).tolist()
-    held, test = (round(share * len(different)) for share in shares[1:])
+    held, test = held_out_counts(len(different), shares)
     kinds: dict[Conversation, Split] = {}
     for place, number in enumerate(order):
         kinds[different[number]] = "test" if place < test else "valid" if place < test + held else "train"  # fmt: skip

@@ -30,6 +30,8 @@ from fourfold.data.text_sources import find_origins
 from fourfold.data.turns import Conversation, Turn
 
 FORMAT = 1
+FEW = 5
+"""Prompts from which one at least is held out."""
 ROUND = 64
 """Rows of a batch are as long as its longest sequence, rounded up to this."""
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -119,6 +121,7 @@ class PreferenceData(Templated, Indexed):
     """
 
     unit = "pairs"
+    divisible = False
 
     def __init__(
         self,
@@ -300,7 +303,7 @@ def _split(rows: list[tuple[str, Pair]], shares: tuple[float, float, float], see
     """Pairs of one prompt go to one split."""
     prompts = list(dict.fromkeys(each.prompt for _, each in rows))
     order = np.random.default_rng([seed, 0x9A1B]).permutation(len(prompts))
-    held, test = (round(share * len(prompts)) for share in shares[1:])
+    held, test = held_out_counts(len(prompts), shares)
     kinds: dict[Conversation, Split] = {}
     for place, number in enumerate(order.tolist()):
         kinds[prompts[number]] = (
@@ -316,6 +319,13 @@ def _both(each: Pair) -> tuple[Conversation, Conversation]:
     """The conversations that end with the chosen and with the rejected answer."""
     chosen, rejected = (Turn("assistant", a) for a in (each.chosen, each.rejected))
     return (*each.prompt, chosen), (*each.prompt, rejected)
+
+
+def held_out_counts(prompts: int, shares: tuple[float, float, float]) -> tuple[int, int]:
+    """How many of so many prompts are validation and test: one at least where a share is asked and there are a few."""
+    least = int(prompts >= FEW)
+    held, test = (max(round(share * prompts), least if share else 0) for share in shares[1:])
+    return held, test
 
 
 class _Reader:
@@ -402,6 +412,9 @@ class _Reader:
                     self.notes.append(f"{split}: {many} pairs are longer than the window and {how}")
         if self.faulty:
             self.notes.append(f"{len(self.faulty)} rows left out as faulty: {self.faulty[0]}")
+        for split, share in zip(SPLITS, self.options.split, strict=True):
+            if share and pairs["train"] and not pairs[split]:
+                self.notes.append(f"there are so few prompts that the {split} split is empty")
         longer = [len(p.chosen) > len(p.rejected) for p in pairs["train"]]
         found: dict[str, Any] = {
             "source": ", ".join(self.names[:3]),

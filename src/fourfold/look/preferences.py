@@ -23,7 +23,7 @@ def rewards_picture(chosen: Sequence[float], rejected: Sequence[float]) -> Pictu
     right.hist(gaps, min(40, max(8, len(gaps) // 12)), color=COLORS[2])
     right.axvline(0, color="#888888", linewidth=1, linestyle=":")
     right.set(xlabel="reward of chosen less that of rejected", ylabel="pairs")
-    plain_ticks(left, right)
+    plain_ticks(left.xaxis, right.xaxis)
     share = float((gaps > 0).mean())
     caption = (
         f"Held-out pairs: in {share:.1%} of {len(gaps):,} the chosen answer has the higher reward."
@@ -38,7 +38,7 @@ def length_picture(lengths: Sequence[int], rewards: Sequence[float], correlation
     if max(lengths) > 20 * max(1, min(lengths)):
         axes.set_xscale("log")
     axes.set(xlabel="tokens of the answer", ylabel="reward")
-    plain_ticks(axes)
+    plain_ticks(axes.yaxis)
     caption = (
         f"Held-out answers; the rank correlation is {correlation:+.2f}. Far from 0, a policy that learns from these "
         "rewards is paid for length."
@@ -64,6 +64,6 @@ def policy_picture(series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
         axes.plot(steps, values, color=COLORS[place % len(COLORS)], linewidth=1.3)
         axes.set_title(names[place], fontsize=9)
         axes.set_xlabel("step", fontsize=8)
-        plain_ticks(axes)
+        plain_ticks(axes.yaxis)
     fig.tight_layout()
     return picture(fig, "While it learned", "Means between two lines of the log.")

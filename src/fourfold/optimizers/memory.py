@@ -114,7 +114,7 @@ def estimate(
     needed = {"weights": weights, "gradients": moving, "optimizer": moments * moving}
     if config.ema:
         needed["average"] = moving
-    batch = next(iter(data.batches("train")), None)
+    batch = next(iter(data.batches("train")), None) if data.divisible else None
     if batch is None:
         return needed
     numbers = sum(v.numel() for v in batch.values() if isinstance(v, Tensor))

@@ -135,6 +135,8 @@ def batch_of(run: Run, source: Any, examples: int) -> tuple[Batch, str]:
     count = max((len(v) for v in tensors.values()), default=0)
     if batch is None or not count:
         raise UserError(f"no example {said} to look at")
+    if not data.divisible:
+        return to_device(batch, run.device), f"a batch {said}"
     kept = min(count, examples)
     cut = {k: v[:kept] if k in tensors and len(v) == count else v for k, v in batch.items()}
     noun = "example" if kept == 1 else "examples"
