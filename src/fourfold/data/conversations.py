@@ -17,13 +17,14 @@ from fourfold.core.errors import UserError
 from fourfold.core.parts import Batch, Data, DataOptions, Split
 from fourfold.core.state import write_text
 from fourfold.data.chat import Chat
-from fourfold.data.chat_tokens import Encoded, encode_chats, special_tokens, stop_token
-from fourfold.data.conversation_sources import Opened, open_conversations, reading
+from fourfold.data.chat_tokens import Encoded, encode_chats, special_tokens
+from fourfold.data.conversation_sources import Opened, open_conversations
 from fourfold.data.corpus import SPLITS
 from fourfold.data.loading import Indexed
 from fourfold.data.packing import pack
+from fourfold.data.templated import Templated, ready
 from fourfold.data.text import IGNORE, TextData, load_vocabulary
-from fourfold.data.turns import Conversation, Turn
+from fourfold.data.turns import Conversation
 from fourfold.data.vocabulary import Vocabulary
 
 FORMAT = 1
@@ -112,14 +113,14 @@ class Conversations(DataOptions):
         vocabulary.counts = counts
         source = (folder / "template.jinja").read_text(encoding="utf-8")
         now = datetime.datetime.fromisoformat(about["date"])
-        chat = _chat(source, about["template"], vocabulary, now)
+        chat = ready(source, about["template"], vocabulary, now)
         return ConversationData(
             self, vocabulary, chat, about["seed"], about["window"], about["fingerprint"],
             about["about"],
         )  # fmt: skip
 
 
-class ConversationData(Indexed):
+class ConversationData(Templated, Indexed):
     """Rows of conversations, of which the assistant's tokens are targets.
 
     A batch is {"tokens": (B, T) int64, "targets": (B, T) int64, the next token of the same conversation where the
@@ -142,21 +143,16 @@ class ConversationData(Indexed):
         examples: dict[Split, list[Encoded]] | None = None,
         turns: dict[Split, list[Conversation]] | None = None,
     ) -> None:
-        super().__init__(batch=options.batch, seed=seed)
-        self.options, self.vocabulary, self.chat = options, vocabulary, chat
+        Templated.__init__(self, vocabulary, chat)
+        Indexed.__init__(self, batch=options.batch, seed=seed)
+        self.options = options
         self.window = window
         """Tokens that the model reads; a row may be shorter, see `row`."""
         self.row = min(options.window or window, window)
         """Positions of a row."""
         self.fingerprint = fingerprint
-        self.specials = special_tokens(vocabulary)
         self._about, self._examples, self._turns = about, examples, turns
         self._rows: dict[tuple[Split, int | None], list[np.ndarray]] = {}
-
-    @property
-    def stop(self) -> tuple[str, int | None]:
-        """What ends the assistant's turn: its text, and its token where it is a single special one."""
-        return self.chat.stop, stop_token(self.chat, self.specials)
 
     def conversations(self, split: Split) -> Sequence[Conversation]:
         """The turns of a split's conversations, before anything was cut."""
@@ -165,11 +161,6 @@ class ConversationData(Indexed):
     def examples(self, split: Split) -> Sequence[Encoded]:
         """The tokens of a split's conversations, as they are learned."""
         return self._held(self._examples)[split]
-
-    def prompt(self, turns: Sequence[Turn], where: str = "the conversation") -> list[int]:
-        """Tokens that ask for the assistant's answer to some turns."""
-        rendered = self.chat.prompt(turns, where)
-        return encode_chats([rendered], self.vocabulary, self.specials)[0].tokens.tolist()
 
     def size(self, split: Split) -> int:
         """Rows of the split in stored order."""
@@ -272,11 +263,6 @@ def _now() -> datetime.datetime:
     return datetime.datetime.now().replace(microsecond=0)
 
 
-def _chat(source: str, name: str, vocabulary: Vocabulary | None, now: datetime.datetime) -> Chat:
-    bos, eos, specials = reading(vocabulary)
-    return Chat(source, name=name, bos=bos, eos=eos, specials=specials, now=now)
-
-
 def _prepared(
     options: Conversations,
     opened: Opened,
@@ -289,7 +275,7 @@ def _prepared(
 ) -> ConversationData:
     """Render, learn a vocabulary where there is none, encode, and see what fits."""
     source, name = template or opened.template(vocabulary)
-    chat = _chat(source, name, vocabulary, now)
+    chat = ready(source, name, vocabulary, now)
     rendered = opened.rendered(chat)
     learned = vocabulary is None
     if vocabulary is None:

@@ -37,6 +37,9 @@ class Templated:
         chat: the template.
     """
 
+    window: int
+    """Tokens that the model reads at once."""
+
     def __init__(self, vocabulary: Vocabulary, chat: Chat) -> None:
         self.vocabulary, self.chat = vocabulary, chat
         self.specials = special_tokens(vocabulary)
@@ -52,12 +55,12 @@ class Templated:
         return encode_chats([rendered], self.vocabulary, self.specials)[0].tokens.tolist()
 
     def answer(self, tokens: Sequence[int]) -> str:
-        """The words of an answer, without its end of turn."""
+        """The words of an answer, without its end of turn and what the template sets before it."""
         stop, token = self.stop
         whole = list(tokens)
         if whole and whole[-1] in (token, self.vocabulary.end):
             whole = whole[:-1]
-        return self.vocabulary.decode(whole).removesuffix(stop)
+        return self.vocabulary.decode(whole).removesuffix(stop).removeprefix(self.chat.lead)
 
 
 def ready(source: str, name: str, vocabulary: Vocabulary | None, date: datetime.datetime) -> Chat:

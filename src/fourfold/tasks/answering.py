@@ -11,6 +11,7 @@ from fourfold.core.errors import UserError
 from fourfold.core.parts import Data
 from fourfold.core.run import Run
 from fourfold.data.conversations import ConversationData
+from fourfold.data.templated import Templated
 from fourfold.data.turns import Conversation, Turn, conversation
 from fourfold.data.vocabulary import Vocabulary
 from fourfold.models.generation import Sampling, Voice, generate, spoken
@@ -19,6 +20,17 @@ from fourfold.models.transformer import Transformer
 ROWS = 16
 """Answers made at once."""
 GREEDY = Sampling(temperature=0)
+
+
+def templated(data: Data) -> Templated:
+    """Data under a chat template, which a model is asked in.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(data, Templated):
+        raise TypeError(f"expected data under a chat template, got {type(data).__name__}")
+    return data
 
 
 def conversation_data(data: Data) -> ConversationData:
@@ -47,7 +59,7 @@ def answers(
 
     Args:
         run: whose template and vocabulary it is.
-        prompts: from `ConversationData.prompt`, each shorter than the context.
+        prompts: from `Templated.prompt`, each shorter than the context.
         tokens: most of each answer.
         sampling: how they are drawn; greedy in float32 unless said otherwise.
         generators: of each prompt.
@@ -56,7 +68,7 @@ def answers(
     Yields:
         (prompt, piece of its answer).
     """
-    data, model = conversation_data(run.data), model or run.model
+    data, model = templated(run.data), model or run.model
     assert isinstance(model, Transformer)  # noqa: S101
     vocabulary, (stop, token) = data.vocabulary, data.stop
     stream = _within(
@@ -132,7 +144,7 @@ def fitted(run: Run, turns: Conversation, reserve: int) -> tuple[list[int], int]
     Raises:
         UserError: the last turn alone does not fit.
     """
-    data = conversation_data(run.data)
+    data = templated(run.data)
     first = 1 if turns[0].role == "system" else 0
     for begin in range(first, len(turns), 2):
         kept = (*turns[:first], *turns[begin:])

@@ -34,6 +34,7 @@ from fourfold.tasks.answering import (
     conversation_data,
     fitted,
     heard,
+    templated,
     whole_answers,
 )
 from fourfold.tasks.asking import FILE, TASKS, asked, templates
@@ -46,10 +47,8 @@ PASSAGE = 200
 """Tokens of the conversation that the report shows at most."""
 
 
-class Chatting(TransformerLanguage):
-    """A language model that answers the turns of a conversation."""
-
-    data: Conversations = Conversations()
+class Conversing(TransformerLanguage):
+    """A language model that is asked in a chat template."""
 
     def chat(
         self,
@@ -83,7 +82,7 @@ class Chatting(TransformerLanguage):
             seed: the same seed gives the same answer; None gives another each time.
         """
         turns = heard(messages or (), text, system)
-        window = conversation_data(run.data).window
+        window = templated(run.data).window
         prompt, left_out = fitted(run, turns, min(tokens, window // 4))
         if left_out:
             run.console.say(
@@ -135,6 +134,18 @@ class Chatting(TransformerLanguage):
         prompts = [fitted(run, (Turn("user", text),), 1)[0] for text in asks]
         yield from _generated(run, prompts, **given)
 
+    def finish(self, run: Run) -> None:
+        """See `System.finish`: the templates of the tasks, to be edited."""
+        super().finish(run)
+        if run.folder is not None and not (run.folder / FILE).exists():
+            write_text(run.folder / FILE, TASKS)
+
+
+class Chatting(Conversing):
+    """A language model that is tuned on conversations."""
+
+    data: Conversations = Conversations()
+
     def evaluate(
         self,
         run: Run,
@@ -166,12 +177,6 @@ class Chatting(TransformerLanguage):
             units |= {f"base_{name}": unit for name, unit in units.items()}
         said = f"{len(data.examples(split)):,} conversations {sentence}"
         return Score(values, units, (said, *notes, *data.summary()["notes"]))
-
-    def finish(self, run: Run) -> None:
-        """See `System.finish`: the templates of the tasks, to be edited."""
-        super().finish(run)
-        if run.folder is not None and not (run.folder / FILE).exists():
-            write_text(run.folder / FILE, TASKS)
 
     def preview(self, run: Run) -> str:
         """The answer to the first held-out conversation."""
