@@ -122,13 +122,13 @@ class Jieba(SpelledVocabulary):
     @classmethod
     def learn(cls, texts: Texts, size: int | None, min_count: int) -> Jieba:
         """Those words of the training split that occur often enough."""
-        pieces = (_cut(text) for text, _ in texts())
+        pieces = (cut(text) for text, _ in texts())
         return cls(frequent(pieces, (UNKNOWN,), size, special=2, min_count=min_count))
 
     def encode_spelled(
         self, texts: Sequence[str], before: Sequence[str] | None = None
     ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        return numbered([_cut(text) for text in texts], self._numbers, self.unknown)
+        return numbered([cut(text) for text in texts], self._numbers, self.unknown)
 
     def spellings(self) -> Sequence[str]:
         return self.entries[2:]
@@ -155,7 +155,7 @@ def _jieba() -> Any:
     return jieba.Tokenizer()  # its own: words that others add to the module's do not change it
 
 
-def _cut(text: str) -> list[str]:
+def cut(text: str) -> list[str]:
     """The words of a text; lines apart, so that a piece of a text is cut like the whole."""
     cutter = _jieba()
     return [word for line in text.splitlines(keepends=True) for word in cutter.cut(line)]

@@ -32,6 +32,7 @@ from fourfold.data.vocabulary import (
     Vocabulary,
     byte_level_alphabet,
 )
+from fourfold.data.words import is_unspaced
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -225,9 +226,27 @@ class Subwords(Vocabulary):
     def decoder(self) -> Decoder:
         if self.whole_documents:
             return _PrefixDecoder(self._tokenizer)
+        return BytesDecoder(self.spelled_bytes())
+
+    def spelled_bytes(self) -> list[bytes]:
+        """What each entry adds to a text, in UTF-8: a piece that begins a word with the space before it."""
         if not hasattr(self, "_bytes"):
-            self._bytes = self._byte_strings()
-        return BytesDecoder(self._bytes)
+            self._bytes = self._piece_strings() if self.whole_documents else self._byte_strings()
+        return self._bytes
+
+    def _piece_strings(self) -> list[bytes]:
+        """Of WordPiece, whose pieces inside a word have a mark, and of SentencePiece, which marks the others."""
+        inside = getattr(self._tokenizer.model, "continuing_subword_prefix", None)
+        strings = [b""] * self._size
+        for entry, number in self._tokenizer.get_vocab().items():
+            if inside and entry.startswith(inside):
+                shown = entry.removeprefix(inside)
+            elif inside and entry[:1].isalnum() and not is_unspaced(entry[0]):
+                shown = f" {entry}"
+            else:
+                shown = entry.replace("\u2581", " ")
+            strings[number] = shown.encode()
+        return strings
 
     def _byte_strings(self) -> list[bytes]:
         bytes_of = {shown: byte for byte, shown in byte_level_alphabet().items()}
@@ -237,6 +256,16 @@ class Subwords(Vocabulary):
             plain = number in added or any(c not in bytes_of for c in entry)
             strings[number] = entry.encode() if plain else bytes(bytes_of[c] for c in entry)
         return strings
+
+    def special(self, name: str) -> int | None:
+        """See `Vocabulary.special`."""
+        number = self._tokenizer.token_to_id(name)
+        return number if number in self.specials() else None
+
+    def specials(self) -> frozenset[int]:
+        """See `Vocabulary.specials`."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return frozenset(number for number, token in added.items() if token.special)
 
     def token(self, number: int) -> str:
         return self._tokenizer.id_to_token(number) or f"<{number}>"

@@ -111,6 +111,14 @@ class Vocabulary(ABC):
             raise NotImplementedError(f"{type(self).__name__} does not say what is unknown")
         return tokens, lengths, []
 
+    def special(self, name: str) -> int | None:
+        """The number of a special token by its name; None where there is none of that name."""
+        return None
+
+    def specials(self) -> frozenset[int]:
+        """Tokens that no text is read as."""
+        return frozenset({self.end})
+
     def spellings(self) -> Sequence[str]:
         """What the entries look like, for a guess at how unknown ones are spelled; the special ones excluded."""
         return ()

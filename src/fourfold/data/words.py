@@ -54,6 +54,11 @@ def _pattern() -> re.Pattern[str]:
     )
 
 
+def is_unspaced(character: str) -> bool:
+    """Whether a character is of a script that is written without spaces."""
+    return re.match(f"[{_UNSPACED}]", character) is not None
+
+
 def split_words(text: str, before: str = "") -> list[str]:
     """The units of a text; "" stands for <join>.
 

@@ -6,7 +6,7 @@ import html
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -71,14 +71,31 @@ def passage(pieces: Sequence[str], bits: Sequence[float], columns: int = COLUMNS
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize, to_hex
-    from matplotlib.patches import Rectangle
 
-    cells, lines = _laid_out(pieces, bits, columns)
+    cells, lines = laid_out(pieces, bits, columns)
     top = max(8.0, *bits)
     shades = ScalarMappable(Normalize(0, top), "YlOrRd")
     rgba = shades.to_rgba(np.array([cell.bits for cell in cells])).tolist()
     colors = [to_hex(tuple(color)) for color in rgba]
     inks = ["white" if cell.bits > 0.6 * top else "black" for cell in cells]
+    fig, axes = painted(cells, colors, inks, columns, lines)
+    fig.colorbar(shades, ax=axes, orientation="horizontal", label="bits", aspect=60, pad=0.02)
+    caption = "A held-out text; the darker, the less the model expected that token."
+    made = picture(fig, "What surprises the model", caption)
+    drawn = markup(cells, colors, inks, columns, lines)
+    return replace(made, svg=drawn) if not drawable("".join(pieces)) else made
+
+
+def painted(
+    cells: Sequence[Cell],
+    colors: Sequence[str],
+    inks: Sequence[str],
+    columns: int,
+    lines: int,
+) -> tuple[Any, Any]:
+    """A figure and its axes with a text, each cell on its colour in its ink."""
+    from matplotlib.patches import Rectangle
+
     fig, axes = subplots(width=8.8, height=0.9 + 0.22 * lines)
     for cell, color, ink in zip(cells, colors, inks, strict=True):
         place = cell.column, cell.line
@@ -92,11 +109,7 @@ def passage(pieces: Sequence[str], bits: Sequence[float], columns: int = COLUMNS
             column += _width(character)
     axes.set(xlim=(0, columns), ylim=(lines, 0))
     axes.axis("off")
-    fig.colorbar(shades, ax=axes, orientation="horizontal", label="bits", aspect=60, pad=0.02)
-    caption = "A held-out text; the darker, the less the model expected that token."
-    made = picture(fig, "What surprises the model", caption)
-    drawn = _markup(cells, colors, inks, columns, lines)
-    return replace(made, svg=drawn) if not drawable("".join(pieces)) else made
+    return fig, axes
 
 
 def _width(text: str) -> int:
@@ -104,7 +117,7 @@ def _width(text: str) -> int:
     return sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
 
 
-def _laid_out(pieces: Sequence[str], bits: Sequence[float], columns: int) -> tuple[list[Cell], int]:
+def laid_out(pieces: Sequence[str], bits: Sequence[float], columns: int) -> tuple[list[Cell], int]:
     """Where each piece stands, in whole words where they fit, and how many lines there are."""
     cells: list[Cell] = []
     line = column = 0
@@ -126,7 +139,7 @@ def _laid_out(pieces: Sequence[str], bits: Sequence[float], columns: int) -> tup
     return cells, line + 1
 
 
-def _markup(
+def markup(
     cells: Sequence[Cell], colors: Sequence[str], inks: Sequence[str], columns: int, lines: int
 ) -> str:
     """The same as SVG, for a reader whose machine has the letters that this one lacks."""
