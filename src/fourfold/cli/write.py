@@ -184,6 +184,7 @@ def _frame(frame: Any, out: Path | None, as_json: bool) -> Path | None:
         ".jsonl": lambda: frame.write_ndjson(out),
         ".ndjson": lambda: frame.write_ndjson(out),
         ".json": lambda: frame.write_json(out),
+        ".npy": lambda: _array(_numbers(frame, out), out),
     }
     writer = writers.get(out.suffix.lower())
     if writer is None:
@@ -192,6 +193,18 @@ def _frame(frame: Any, out: Path | None, as_json: bool) -> Path | None:
         )
     writer()
     return out
+
+
+def _numbers(frame: Any, out: Path) -> Any:
+    """A table's columns of numbers as a matrix, one row for each of its own."""
+    import polars.selectors as cs
+
+    numbers = frame.select(cs.numeric())
+    if not numbers.width:
+        raise UserError(
+            f"{out}: none of the table's columns are numbers; .csv and .parquet hold text too"
+        )
+    return numbers.to_numpy()
 
 
 def _array(array: Any, out: Path | None) -> Path | None:

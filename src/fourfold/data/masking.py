@@ -14,9 +14,10 @@ from pydantic import Field, model_validator
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Batch, Split
 from fourfold.core.state import write_text
-from fourfold.data.masks import IGNORE, Chance, hide
+from fourfold.data.masks import Chance, hide
 from fourfold.data.packing import Packed, pack
 from fourfold.data.text import Text, TextData
+from fourfold.data.tokens import Measures
 from fourfold.data.vocabulary import Vocabulary
 from fourfold.data.whole_words import WordStarts
 
@@ -131,7 +132,9 @@ class MaskedData(TextData):
 
     options: MaskedText
 
-    def __init__(self, options: MaskedText, text: TextData, specials: Specials | None = None) -> None:
+    def __init__(
+        self, options: MaskedText, text: TextData, specials: Specials | None = None
+    ) -> None:
         super().__init__(
             options,
             text.vocabulary,
@@ -153,6 +156,22 @@ class MaskedData(TextData):
         """(V',) int64 tokens that are hidden and predicted: none of the special ones."""
         self._ordinary = np.zeros(self.entries, bool)
         self._ordinary[self.ordinary] = True
+
+    @classmethod
+    def prepared(
+        cls, options: MaskedText, vocabulary: Vocabulary, specials: Specials, *, source: str
+    ) -> MaskedData:
+        """A preparation without examples, as an imported model brings it.
+
+        Args:
+            options: the configuration.
+            vocabulary: what it reads with.
+            specials: its special tokens.
+            source: where they come from, in words.
+        """
+        about = {"source": source, "split": "no examples", "shares": [], "notes": []}
+        text = TextData(options, vocabulary, 0, "", Measures(), about)
+        return cls(options, text, specials)
 
     @property
     def entries(self) -> int:
@@ -316,4 +335,8 @@ class MaskedData(TextData):
             f"{options.rate:.0%} of a row's tokens, by {options.masking}; of them {options.random:.0%} behind a "
             f"random token, {options.kept:.0%} as they are, the others behind {self.name(self.specials.mask)}"
         )
-        return {**found, "rows": {s: self.size(s) for s in ("train", "valid", "test")}, "hidden": chosen}
+        return {
+            **found,
+            "rows": {s: self.size(s) for s in ("train", "valid", "test")},
+            "hidden": chosen,
+        }

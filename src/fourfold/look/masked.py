@@ -81,7 +81,10 @@ def by_frequency(counts: np.ndarray, right: np.ndarray) -> Picture:
     share = np.array([right[group == g].mean() for g in shown])
     size = np.array([(group == g).sum() for g in shown])
     error = np.sqrt(share * (1 - share) / size)
-    names = [f"{short(float(counts[group == g].min()))} to {short(float(counts[group == g].max()))}" for g in shown]
+    names = [
+        f"{short(float(counts[group == g].min()))} to {short(float(counts[group == g].max()))}"
+        for g in shown
+    ]
     fig, axes = subplots()
     axes.bar(range(len(shown)), share, yerr=error, capsize=3, error_kw={"linewidth": 1})
     axes.axhline(right.mean(), linestyle="--", color="#888888", linewidth=1.2, label="all together")

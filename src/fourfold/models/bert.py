@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 """How torch computes each form of GELU (Hendrycks & Gimpel 2016)."""
 
@@ -129,7 +128,7 @@ class Bert(nn.Module):
         self.activation, self.eps = activation, eps
         self.embedding = nn.Embedding(vocabulary, width)
         self.position = nn.Embedding(window, width)
-        self.type = nn.Embedding(types, width)
+        self.kind = nn.Embedding(types, width)
         self.embedding_norm = nn.LayerNorm(width, eps)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
@@ -180,7 +179,7 @@ class Bert(nn.Module):
                 f"Bert expects tokens of shape (B, T) with T <= {self.window} (its window), "
                 f"got {tuple(tokens.shape)}"
             )
-        kinds = self.type.weight[0] if types is None else self.type(types)
+        kinds = self.kind.weight[0] if types is None else self.kind(types)
         x = self.embedding(tokens) + (self.position(positions(tokens, segments)) + kinds)
         x = self.dropout(self.embedding_norm(x))
         seen = None if keep is None else keep[:, None, None, :]

@@ -26,7 +26,7 @@ NEEDED = (
 WHOLE = {
     "embedding": "bert.embeddings.word_embeddings",
     "position": "bert.embeddings.position_embeddings",
-    "type": "bert.embeddings.token_type_embeddings",
+    "kind": "bert.embeddings.token_type_embeddings",
     "embedding_norm": "bert.embeddings.LayerNorm",
     "transform": "cls.predictions.transform.dense",
     "transform_norm": "cls.predictions.transform.LayerNorm",
@@ -108,9 +108,7 @@ def load_bert(folder: Path) -> tuple[Bert, dict[str, Any]]:
     return model, config
 
 
-def save_bert(
-    model: Bert, folder: Path, *, pad: int | None = None, dropout: float = 0.1
-) -> None:
+def save_bert(model: Bert, folder: Path, *, pad: int | None = None, dropout: float = 0.1) -> None:
     """Write config.json and model.safetensors.
 
     Args:
@@ -170,6 +168,4 @@ def _check(config: dict[str, Any], path: Path) -> None:
             raise UserError(f"{path}, {field}: expected {wanted}, got {found!r}")
     activation = config.get("hidden_act", "gelu")
     if activation not in GELU:
-        raise UserError(
-            f"{path}, hidden_act: expected {', '.join(GELU)}, got {activation!r}"
-        )
+        raise UserError(f"{path}, hidden_act: expected {', '.join(GELU)}, got {activation!r}")

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from fourfold.core.errors import UserError
 from fourfold.data.masking import NAMES, MaskedData
+from fourfold.data.spaced import Spaced
 from fourfold.data.subwords import Subwords
 from fourfold.data.whole_words import entry_bytes
 from fourfold.data.words import Words
-from fourfold.data.spaced import Spaced
 from fourfold.models.bert import Bert
 
 ROWS = 32
@@ -111,9 +111,7 @@ def guesses(data: MaskedData, model: Bert, blank: Blanks, top: int) -> list[list
         top: how many for each mask.
     """
     device = model.embedding.weight.device
-    tokens, places = (
-        torch.tensor([v], device=device) for v in (blank.tokens, blank.places)
-    )
+    tokens, places = (torch.tensor([v], device=device) for v in (blank.tokens, blank.places))
     said = model(tokens, places=places)[0].float().softmax(-1).cpu()  # (M, V)
     ordinary = torch.from_numpy(data.ordinary)
     values, order = said[:, ordinary].topk(min(top, len(ordinary)))

@@ -22,26 +22,24 @@ from pydantic import NonNegativeFloat, PositiveInt
 
 from fourfold.core.errors import UserError
 from fourfold.core.evaluation import held_out
-from fourfold.core.parts import Data
 from fourfold.core.run import Run
 from fourfold.core.system import batchable
-from fourfold.core.types import Document, Picture, Score, Source, Table
+from fourfold.core.types import Document, Picture, Score, Source
 from fourfold.data.spelling import Spelling
-from fourfold.data.text import TextData
 from fourfold.data.vocabulary import Vocabulary
 from fourfold.look.language import passage, zipf
 from fourfold.models.generation import Sampling, Voice, spoken
 from fourfold.tasks.compressing import compress_file, expand_file
-from fourfold.tasks.looking import Looking
 from fourfold.tasks.reader import Reader as Reader
+from fourfold.tasks.tokenized import Tokenized, named, pieces
+from fourfold.tasks.tokenized import text_data as text_data
+from fourfold.tasks.tokenized import vocabulary_of as vocabulary_of
 
 if TYPE_CHECKING:
     import polars as pl
 
 ROWS = 32
 """Continuations made at once."""
-TOP = 20
-"""Entries in the report's table."""
 PASSAGE = 160
 """Tokens of the held-out passage in the report."""
 Probability = Annotated[float, Ge(0), Le(1)]
@@ -49,7 +47,7 @@ Stream = Callable[[list[list[int]], list[torch.Generator]], Iterator[tuple[int, 
 """Continues rows of tokens: yields (row, token); sending True back ends that row."""
 
 
-class LanguageModel(Looking):
+class LanguageModel(Tokenized):
     """A system whose runs say how likely each next token of a text is."""
 
     masks_documents: ClassVar[bool] = False
@@ -72,31 +70,6 @@ class LanguageModel(Looking):
                 f"--data.mixture: {self.name} counts all of the text once; sources have no weights for it"
             )
         return super().suited(run)
-
-    def tokens(
-        self, run: Run, text: Document = "", *, numbers: tuple[int, ...] = ()
-    ) -> pl.DataFrame | str:
-        """A text as the model sees it: its tokens with their numbers and counts in the training text; or back.
-
-        Args:
-            text: the text.
-            numbers: tokens to turn into text again, instead of a text.
-        """
-        vocabulary = vocabulary_of(run.data)
-        if numbers:
-            if text:
-                raise UserError(f"tokens: expected a text or numbers, got both ({text[:20]!r})")
-            return _back(vocabulary, numbers)
-        found, _, spelled = vocabulary.encode_spelled([text])
-        if not len(found):
-            raise UserError("text: is empty; there are no tokens in it")
-        again = vocabulary.decode(found)
-        same = "the same text" if again == text else "another text, as not all of it is known"
-        run.console.say(f"{len(found)} tokens; back again they are {same}: {again[:200]}")
-        import polars as pl
-
-        shown = _named(vocabulary, found, spelled)
-        return pl.DataFrame({**shown, "count": vocabulary.counts[found.astype(np.int64)]})
 
     def score(self, run: Run, text: Document, *, per_token: bool = False) -> Score | pl.DataFrame:
         """How likely a text is: each token given all that precedes it, as far as the model looks back.
@@ -228,23 +201,6 @@ class LanguageModel(Looking):
             bits = self.reader(run).surprises(tokens) / math.log(2)
             yield passage(list(pieces(vocabulary, tokens[1:])), bits.tolist())
 
-    def tables(self, run: Run) -> Iterator[Table]:
-        """The most frequent entries of the vocabulary, and the most frequent words outside it."""
-        yield from super().tables(run)
-        vocabulary = vocabulary_of(run.data)
-        counts, total = vocabulary.counts, int(vocabulary.counts.sum())
-        if total:
-            order = np.argsort(-counts, kind="stable")[:TOP].tolist()
-            rows = tuple(
-                (vocabulary.token(i), i, int(counts[i]), round(float(counts[i]) / total, 6))
-                for i in order
-                if counts[i]
-            )
-            title = f"The {len(rows)} most frequent of {len(vocabulary):,} entries"
-            yield Table(title, ("token", "number", "count", "share"), rows)
-        if unknown := getattr(run.data, "unknown_words", None):
-            yield Table("What became unknown", ("word", "count"), tuple(unknown.items()))
-
 
 # --- what systems with ways of their own share ------------------------------------------------------
 
@@ -327,36 +283,6 @@ def language_score(
     return Score(values, units, notes)
 
 
-def text_data(data: Data) -> TextData:
-    """Data that is text.
-
-    Raises:
-        TypeError: it is something else.
-    """
-    if not isinstance(data, TextData):
-        raise TypeError(f"a language model expects TextData, got {type(data).__name__}")
-    return data
-
-
-def vocabulary_of(data: Data) -> Vocabulary:
-    """The vocabulary of a run's data, which is text or else made of it, as conversations are.
-
-    Raises:
-        TypeError: it has none.
-    """
-    vocabulary = getattr(data, "vocabulary", None)
-    if not isinstance(vocabulary, Vocabulary):
-        raise TypeError(
-            f"a language model expects data with a vocabulary, got {type(data).__name__}"
-        )
-    return vocabulary
-
-
-def noise(run: Run, seed: int, number: int) -> torch.Generator:
-    """Noise of a prompt's n-th continuation, the same for every prompt: no prompt depends on the others."""
-    return torch.Generator(run.device).manual_seed((seed * 1_000_003 + number) % 2**63)
-
-
 # --- private ----------------------------------------------------------------------------------------
 
 
@@ -389,38 +315,10 @@ def _voice(vocabulary: Vocabulary, known: Sequence[int], stop: Sequence[str]) ->
     return Voice(decoder, stop)
 
 
-def _back(vocabulary: Vocabulary, numbers: Sequence[int]) -> str:
-    for number in numbers:
-        if not 0 <= number < len(vocabulary):
-            raise UserError(
-                f"--numbers {number}: expected 0 to {len(vocabulary) - 1}, the vocabulary's entries"
-            )
-    return vocabulary.decode(list(numbers))
-
-
-def pieces(
-    vocabulary: Vocabulary, tokens: np.ndarray, spelled: Sequence[str] = ()
-) -> Iterator[str]:
-    """What each token adds to the text."""
-    decoder, words = vocabulary.decoder(), iter(spelled)
-    for token in tokens.tolist():
-        word = next(words, "") if token == vocabulary.unknown else ""
-        yield decoder.spell(word) if word else decoder.push(token)
-
-
-def _named(vocabulary: Vocabulary, tokens: np.ndarray, spelled: Sequence[str]) -> dict[str, Any]:
-    """Columns that say what tokens are."""
-    return {
-        "text": list(pieces(vocabulary, tokens, spelled)),
-        "token": [vocabulary.token(token) for token in tokens.tolist()],
-        "number": tokens.astype(np.int64),
-    }
-
-
 def _per_token(
     vocabulary: Vocabulary, tokens: np.ndarray, spelled: Sequence[str], nats: np.ndarray
 ) -> pl.DataFrame:
     import polars as pl
 
     measured = {"bits": nats / math.log(2), "nats": nats, "probability": np.exp(-nats)}
-    return pl.DataFrame({**_named(vocabulary, tokens, spelled), **measured})
+    return pl.DataFrame({**named(vocabulary, tokens, spelled), **measured})

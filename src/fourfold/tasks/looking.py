@@ -146,8 +146,8 @@ def batch_of(run: Run, source: Any, examples: int) -> tuple[Batch, str]:
 def _without_padding(batch: Batch) -> Batch:
     """Windows of tokens cut behind the last position that counts in any of them; else statistics would count padding."""
     targets = batch.get("targets")
-    if "tokens" not in batch or targets is None or targets.ndim != 2:
-        return batch
+    if "tokens" not in batch or targets is None or targets.ndim != 2 or "places" in batch:
+        return batch  # targets at places are no positions
     counted = (targets != IGNORE).any(dim=0).nonzero()
     if not len(counted):
         return batch
@@ -294,7 +294,8 @@ def _tokens(run: Run, batch: Batch, count: int) -> tuple[list[str], int]:
     if targets is not None and targets.shape == tokens.shape:
         counted = (targets[0] >= 0).nonzero()  # negative targets do not count
         used = int(counted[-1]) + 1 if len(counted) else count
-    return [vocabulary.token(int(t)) for t in tokens[0]], min(used, TOKENS)
+    name = getattr(run.data, "name", vocabulary.token)  # with tokens beyond the vocabulary
+    return [name(int(t)) for t in tokens[0]], min(used, TOKENS)
 
 
 def _embeddings(run: Run, words: int, method: Method, seed: int) -> Picture | None:
@@ -302,10 +303,11 @@ def _embeddings(run: Run, words: int, method: Method, seed: int) -> Picture | No
     vocabulary = getattr(run.data, "vocabulary", None)
     if vocabulary is None:
         return None
+    entries = getattr(run.system, "entries", None) or len(vocabulary)
     found = [
         m
         for m in run.model.modules()
-        if isinstance(m, nn.Embedding) and m.num_embeddings == len(vocabulary)
+        if isinstance(m, nn.Embedding) and m.num_embeddings == entries
     ]
     if not found:
         return None

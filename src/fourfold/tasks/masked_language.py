@@ -28,8 +28,7 @@ from fourfold.tasks.filling import (
     pseudo_surprises,
     text_vectors,
 )
-from fourfold.tasks.language import frequent_entries, tokens_of
-from fourfold.tasks.looking import Looking
+from fourfold.tasks.tokenized import Tokenized
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,19 +41,8 @@ EXAMPLES = 12
 """Hidden tokens in the report's table."""
 
 
-class MaskedLanguage(Looking):
+class MaskedLanguage(Tokenized):
     """A system whose runs say what stands where a token of a text is hidden."""
-
-    def tokens(
-        self, run: Run, text: Document = "", *, numbers: tuple[int, ...] = ()
-    ) -> pl.DataFrame | str:
-        """A text as the model sees it: its tokens with their numbers and counts in the training text; or back.
-
-        Args:
-            text: the text; [CLS] and [SEP] come around it.
-            numbers: tokens to turn into text again, instead of a text.
-        """
-        return tokens_of(run, text, numbers)
 
     def fill(self, run: Run, text: Document, *, top: PositiveInt = 5) -> pl.DataFrame:
         """What may stand where a text has [MASK], with probabilities.
@@ -125,9 +113,7 @@ class MaskedLanguage(Looking):
                 f"{shortened} of {len(rows)} texts were cut to the {data.room} tokens that the model sees"
             )
         _say_unknown(run, data, [token for row in rows for token in row])
-        vectors = text_vectors(
-            model, rows, data.specials.pad, pooling=pooling, normalize=normalize
-        )
+        vectors = text_vectors(model, rows, data.specials.pad, pooling=pooling, normalize=normalize)
         columns = {str(i + 1): column for i, column in enumerate(vectors.T)}
         return pl.DataFrame({"text": given, **columns})
 
@@ -174,18 +160,21 @@ class MaskedLanguage(Looking):
         data = masked_data(run.data)
         pieces, bits, marks = zip(*_passage(rows[0], data, PASSAGE), strict=True)
         yield restored(pieces, bits, marks)
-        truth, guess = (np.concatenate([getattr(row, n) for row in rows]) for n in ("truth", "guess"))
+        truth, guess = (
+            np.concatenate([getattr(row, n) for row in rows]) for n in ("truth", "guess")
+        )
         yield by_frequency(vocabulary.counts[truth], truth == guess)
 
     def tables(self, run: Run) -> Iterator[Table]:
         """The most frequent entries of the vocabulary, and some hidden tokens with what the model took them for."""
         yield from super().tables(run)
-        yield from frequent_entries(run)
         data, rows = masked_data(run.data), _held_out_answers(run)
         lines = [
             (data.name(t), data.name(g), round(math.exp(-n), 4))
             for row in rows[:4]
-            for t, g, n in zip(row.truth.tolist(), row.guess.tolist(), row.nats.tolist(), strict=True)
+            for t, g, n in zip(
+                row.truth.tolist(), row.guess.tolist(), row.nats.tolist(), strict=True
+            )
         ]
         if lines:
             columns = ("hidden", "likeliest to the model", "probability of the hidden one")
@@ -229,7 +218,9 @@ def _answers(run: Run, data: MaskedData, split: Split) -> Iterator[_Answers]:
         here = to_device(batch, run.device)
         with torch.no_grad():
             logits = run.model(here["tokens"], places=here["places"], segments=here.get("segments"))
-        for row in zip(batch["tokens"], batch["places"], batch["targets"], logits.cpu(), strict=True):
+        for row in zip(
+            batch["tokens"], batch["places"], batch["targets"], logits.cpu(), strict=True
+        ):
             yield _Answers(*row)
 
 
