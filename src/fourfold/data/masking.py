@@ -130,6 +130,7 @@ class MaskedData(TextData):
     order (epoch None) it is the same each time.
     """
 
+    unit = "hidden tokens"
     options: MaskedText
 
     def __init__(
