@@ -15,7 +15,7 @@ from fourfold.core.errors import UserError
 from fourfold.core.parts import Batch, Split
 from fourfold.core.state import write_text
 from fourfold.data.masks import Chance, hide
-from fourfold.data.packing import Packed, pack
+from fourfold.data.packing import pack
 from fourfold.data.text import Text, TextData
 from fourfold.data.tokens import Measures
 from fourfold.data.vocabulary import Vocabulary
@@ -116,7 +116,10 @@ class Rows(NamedTuple):
     """(P,) int64 places in the split's tokens."""
     lengths: np.ndarray
     """(P,) int64 tokens, [CLS] and [SEP] excluded."""
-    packed: Packed
+    order: np.ndarray
+    """(P,) int64 stretches, those of a row side by side."""
+    edges: np.ndarray
+    """(R + 1,) int64: row r holds order[edges[r]:edges[r + 1]]."""
 
 
 class MaskedData(TextData):
@@ -199,7 +202,7 @@ class MaskedData(TextData):
         """Rows in this epoch."""
         if not self._measures.tokens[split]:
             return 0
-        return self._plan(split, epoch).packed.rows
+        return len(self._plan(split, epoch).edges) - 1
 
     def _plan(self, split: Split, epoch: int | None) -> Rows:
         """The rows of an epoch; the last ones asked for are kept."""
@@ -211,7 +214,13 @@ class MaskedData(TextData):
             order = np.arange(len(begins))
         else:  # other neighbours in a row each time
             order = np.random.default_rng([self.seed, epoch, 0x9AC]).permutation(len(begins))
-        made = Rows(begins[order], lengths[order], pack(lengths[order] + 2, self.window))
+        full = lengths[order] == self.room  # rows of their own: nothing is to be looked for
+        short = order[~full]
+        rows = pack(lengths[short] + 2, np.arange(len(short)), self.window)
+        sizes = np.concatenate([np.ones(full.sum(), np.int64), [len(row) for row in rows]])
+        packed = np.concatenate([order[full], *(short[row] for row in rows)])
+        edges = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        made = Rows(begins, lengths, packed, edges)
         self._plans[split, epoch is None] = epoch, made
         return made
 
@@ -267,7 +276,7 @@ class MaskedData(TextData):
         self, split: Split, index: np.ndarray, epoch: int | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows before anything is hidden, each (B, T) int64: tokens, their places in the split or -1, and stretches."""
-        begins, lengths, (order, edges) = self._plan(split, epoch)
+        begins, lengths, order, edges = self._plan(split, epoch)
         counts = edges[index + 1] - edges[index]
         row = np.repeat(np.arange(len(index)), counts)
         nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -309,7 +318,7 @@ class MaskedData(TextData):
 
     def texts(self, split: Split) -> Iterator[list[int]]:
         """The tokens of every stretch in stored order, nothing hidden, [CLS] and [SEP] around it."""
-        begins, lengths, _ = self._plan(split, None)
+        begins, lengths, _, _ = self._plan(split, None)
         tokens = self.tokens(split)
         for begin, length in zip(begins.tolist(), lengths.tolist(), strict=True):
             inner = tokens[begin : begin + length].tolist()
