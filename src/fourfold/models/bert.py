@@ -9,9 +9,14 @@ Shapes: B batch, T time, K places of a row, W width, H heads, D = W / H, F hidde
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fourfold.models.attention import attention
+from fourfold.models.segments import Segments
 
 GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 """How torch computes each form of GELU (Hendrycks & Gimpel 2016)."""
@@ -35,7 +40,7 @@ class SelfAttention(nn.Module):
             layer(states).unflatten(-1, split).transpose(1, 2)
             for layer, states in ((self.query, asking), (self.key, x), (self.value, x))
         )
-        found = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        found = attention(q, k, v, causal=False, keep=seen)
         return self.out(found.transpose(1, 2).flatten(-2))
 
 
@@ -141,8 +146,12 @@ class Bert(nn.Module):
         self.initialize()
 
     @torch.no_grad()
-    def initialize(self, deviation: float = 0.02) -> None:
-        """Draw the weights anew: normal, as BERT's; biases 0, the norms' weights 1."""
+    def initialize(self) -> None:
+        """Draw the weights anew: normal, with BERT's deviation of 0.02 at its width of 768, as much in a product at any.
+
+        Biases begin as 0, the norms' weights as 1.
+        """
+        deviation = 0.02 * math.sqrt(768 / self.width)
         for name, weight in self.named_parameters():
             if weight.ndim == 2:
                 weight.normal_(0.0, deviation)
@@ -179,13 +188,14 @@ class Bert(nn.Module):
                 f"Bert expects tokens of shape (B, T) with T <= {self.window} (its window), "
                 f"got {tuple(tokens.shape)}"
             )
-        kinds = self.kind.weight[0] if types is None else self.kind(types)
-        x = self.embedding(tokens) + (self.position(positions(tokens, segments)) + kinds)
-        x = self.dropout(self.embedding_norm(x))
+        where = torch.arange(tokens.shape[1], device=tokens.device)
         seen = None if keep is None else keep[:, None, None, :]
         if segments is not None:
-            same = segments[:, None, :, None] == segments[:, None, None, :]
-            seen = same if seen is None else same & seen
+            packed = Segments(segments)
+            where, seen = packed.places(), packed.mask if seen is None else packed.mask & seen
+        kinds = self.kind.weight[0] if types is None else self.kind(types)
+        x = self.embedding(tokens) + (self.position(where) + kinds)
+        x = self.dropout(self.embedding_norm(x))
         for block in self.blocks[:-1]:
             x = block(x, seen)
         return self.blocks[-1](x, seen, places)
@@ -203,16 +213,6 @@ class Bert(nn.Module):
         x = self.states(tokens, segments=segments, keep=keep, types=types, places=places)
         x = F.gelu(self.transform(x), approximate=GELU[self.activation])
         return self.decoder(self.transform_norm(x.to(self.transform_norm.weight.dtype)))
-
-
-def positions(tokens: Tensor, segments: Tensor | None) -> Tensor:
-    """The number of each position in its text, (T,) or, with segments (B, T), (B, T) int64."""
-    places = torch.arange(tokens.shape[1], device=tokens.device)
-    if segments is None:
-        return places
-    begins = torch.ones_like(segments, dtype=torch.bool)
-    begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
-    return places - places.where(begins, 0).cummax(1).values
 
 
 def at(x: Tensor, places: Tensor) -> Tensor:

@@ -167,6 +167,8 @@ def _batches(
     rows: Sequence[Sequence[int]], pad: int
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
     """Texts of like length together: which, their tokens (B, T) int64, and (B, T) bool where there is no padding."""
+    if not rows:
+        return
     order = np.argsort([len(row) for row in rows], kind="stable")
     for some in np.split(order, range(ROWS, len(order), ROWS)):
         lengths = np.array([len(rows[n]) for n in some])
