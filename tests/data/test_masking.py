@@ -223,9 +223,33 @@ def test_saved_and_restored(tmp_path: Path) -> None:
         data.options.restore(tmp_path)
 
 
+def test_sources_come_by_their_weights(tmp_path: Path) -> None:
+    for name, letters, count in (("one", "ab", 40), ("two", "cd", 120)):
+        rng = np.random.default_rng(count)
+        words = (letters[int(n)] for n in rng.integers(0, 2, 50 * count))
+        (tmp_path / f"{name}.txt").write_text("".join(words))
+    options = MaskedText(unit="character", window=12, batch=8, mixture={"one": 0.75, "two": 0.25})
+    data = options.open([str(tmp_path / "one.txt"), str(tmp_path / "two.txt")], seed=1)
+    seen = []
+    for epoch in range(3):
+        tokens = torch.cat([whole(b).flatten() for b in data.batches("train", epoch=epoch)])
+        text = data.vocabulary.decode(tokens[torch.isin(tokens, torch.from_numpy(data.ordinary))])
+        assert sum(text.count(c) for c in "ab") / len(text) == pytest.approx(0.75, abs=0.02)
+        assert len(text) == pytest.approx(50 * 160 * 0.9, rel=0.02)
+        seen.append(text)
+    assert len(set(seen)) == 3
+
+
 @pytest.mark.parametrize(
     "options",
-    [{"random": 0.6, "kept": 0.6}, {"ordered": True}, {"context": 2}, {"window": 2}, {"rate": 0}],
+    [
+        {"document_mask": True},
+        {"random": 0.6, "kept": 0.6},
+        {"ordered": True},
+        {"context": 2},
+        {"window": 2},
+        {"rate": 0},
+    ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

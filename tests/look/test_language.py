@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourfold.look import language
-from fourfold.look.language import _laid_out, _width, passage, zipf
+from fourfold.look.language import laid_out, _width, passage, zipf
 
 pieces = st.lists(
     st.sampled_from(["the", " cat", " ", "\n", "床前", "。\n", " a\nb", "x" * 30, ""]), max_size=30
@@ -21,7 +21,7 @@ pieces = st.lists(
 @given(pieces)
 def test_nothing_of_a_passage_is_lost(said: list[str]) -> None:
     """In order, within the lines, and never over one another; only blanks at a line's beginning go."""
-    cells, lines = _laid_out(said, [1.0] * len(said), 20)
+    cells, lines = laid_out(said, [1.0] * len(said), 20)
     shown = "".join(cell.text for cell in cells)
     assert shown.replace(" ", "") == "".join(said).replace("\n", "").replace(" ", "")
     ends: dict[int, int] = {}

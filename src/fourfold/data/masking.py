@@ -12,12 +12,11 @@ import torch
 from pydantic import Field, model_validator
 
 from fourfold.core.errors import UserError
-from fourfold.core.parts import Batch, Split
+from fourfold.core.parts import Batch, Data, Split
 from fourfold.core.state import write_text
 from fourfold.data.masks import Chance, hide
 from fourfold.data.packing import pack
 from fourfold.data.text import Text, TextData
-from fourfold.data.tokens import Measures
 from fourfold.data.vocabulary import Vocabulary
 from fourfold.data.whole_words import WordStarts
 
@@ -56,6 +55,8 @@ class MaskedText(Text):
             )
         if self.ordered or self.context > 1:
             raise ValueError("ordered, context: a masked row sees all of itself; take neither")
+        if self.document_mask:
+            raise ValueError("document_mask: no text in a masked row sees another as it is")
         if self.window < SHORTEST:
             raise ValueError(
                 f"window {self.window}: expected {SHORTEST} or more, [CLS] and [SEP] among them"
@@ -65,6 +66,13 @@ class MaskedText(Text):
     def open(self, sources: Any, *, seed: int = 0, valid: Any = None) -> MaskedData:
         """See `Text.open`."""
         return MaskedData(self, super().open(sources, seed=seed, valid=valid))
+
+    def adopt(
+        self, prepared: Data, sources: Any, *, seed: int = 0, valid: Any = None
+    ) -> MaskedData | None:
+        """See `Text.adopt`."""
+        text = super().adopt(prepared, sources, seed=seed, valid=valid)
+        return None if text is None else MaskedData(self, text)
 
     def restore(self, folder: Path) -> MaskedData:
         """See `DataOptions.restore`."""
@@ -173,9 +181,7 @@ class MaskedData(TextData):
             specials: its special tokens.
             source: where they come from, in words.
         """
-        about = {"source": source, "split": "no examples", "shares": [], "notes": []}
-        text = TextData(options, vocabulary, 0, "", Measures(), about)
-        return cls(options, text, specials)
+        return cls(options, TextData.of_vocabulary(options, vocabulary, source), specials)
 
     @property
     def entries(self) -> int:
@@ -209,7 +215,12 @@ class MaskedData(TextData):
         held = self._plans.get((split, epoch is None))
         if held is not None and held[0] == epoch:
             return held[1]
-        begins, lengths = self._stretches(split, epoch)
+        if epoch is not None and split == "train" and self.mixture is not None:
+            begins, lengths = self._mixed(epoch)
+        else:
+            begins, lengths = self._stretches(
+                *self._found(split), None if epoch is None else (epoch,)
+            )
         if epoch is None:
             order = np.arange(len(begins))
         else:  # other neighbours in a row each time
@@ -224,30 +235,52 @@ class MaskedData(TextData):
         self._plans[split, epoch is None] = epoch, made
         return made
 
-    def _stretches(self, split: Split, epoch: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """Documents cut to what a row holds: where each piece begins and how long it is."""
-        if split not in self._documents:
-            self._documents[split] = self._found(split)
-        begins, lengths = self._documents[split]
-        if epoch is None:
+    def _stretches(
+        self, begins: np.ndarray, lengths: np.ndarray, key: tuple[int, ...] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Documents cut to what a row holds: where each stretch begins and how long it is; the key fixes the cuts."""
+        if key is None:
             shifts = np.zeros_like(lengths)
         else:
-            draws = Chance(self.seed, epoch, 0x0FF)(np.arange(len(lengths)))
+            draws = Chance(self.seed, *key, 0x0FF)(begins)
             shifts = np.where(lengths > self.room, (draws * self.room).astype(np.int64), 0)
         counts = -(-(lengths + shifts) // self.room)
         number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        from_, upto = (number + k for k in (0, 1))
         shifts, lengths, begins = (np.repeat(v, counts) for v in (shifts, lengths, begins))
-        first = np.maximum(0, from_ * self.room - shifts)
-        last = np.minimum(lengths, upto * self.room - shifts)
+        first = np.maximum(0, number * self.room - shifts)
+        last = np.minimum(lengths, (number + 1) * self.room - shifts)
         return begins + first, last - first
+
+    def _mixed(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """An epoch's stretches under a mixture: whole passes of each source, and of one more pass as many as are missing."""
+        assert self.mixture is not None  # noqa: S101
+        begins, lengths = self._found("train")
+        total = lengths.sum()
+        found = []
+        for (_, span, _, _), share in zip(self.held("train"), self.mixture.shares, strict=True):
+            mine = (begins > span.start) & (begins <= span.stop)  # the opening token is the first
+            wanted = share * total / max(1, lengths[mine].sum())  # passes
+            for number in range(int(np.ceil(wanted))):
+                some = np.stack(self._stretches(begins[mine], lengths[mine], (epoch, number)))
+                if number + 1 > wanted:
+                    rng = np.random.default_rng([self.seed, epoch, number, 0x313C])
+                    kept = round((wanted - number) * some.shape[1])
+                    some = some[:, rng.permutation(some.shape[1])[:kept]]
+                found.append(some)
+        mixed = np.concatenate(found, axis=1)
+        return mixed[0], mixed[1]
 
     def _found(self, split: Split) -> tuple[np.ndarray, np.ndarray]:
         """Where the documents of a split begin, and how long they are, in tokens."""
-        tokens = self.tokens(split)
-        ends = np.append(np.flatnonzero(tokens == self.vocabulary.end), len(tokens))
-        begins, lengths = ends[:-1] + 1, np.diff(ends) - 1
-        return begins[lengths > 0], lengths[lengths > 0]
+        if split not in self._documents:
+            tokens = self.tokens(split)
+            ends = np.append(np.flatnonzero(tokens == self.vocabulary.end), len(tokens))
+            # behind the opening token; where documents begin with a token of their own, behind that
+            after = 1 if self.vocabulary.begin is None else 2
+            begins = np.concatenate([[1], ends[:-1] + after])
+            lengths = ends - begins
+            self._documents[split] = begins[lengths > 0], lengths[lengths > 0]
+        return self._documents[split]
 
     def take(self, split: Split, index: np.ndarray | slice, epoch: int | None) -> Batch:
         """See `Indexed.take`."""

@@ -31,7 +31,8 @@ from fourfold.look.language import passage, zipf
 from fourfold.models.generation import Sampling, Voice, spoken
 from fourfold.tasks.compressing import compress_file, expand_file
 from fourfold.tasks.reader import Reader as Reader
-from fourfold.tasks.tokenized import Tokenized, named, pieces
+from fourfold.tasks.tokenized import Tokenized, named
+from fourfold.tasks.tokenized import pieces as pieces
 from fourfold.tasks.tokenized import text_data as text_data
 from fourfold.tasks.tokenized import vocabulary_of as vocabulary_of
 
@@ -281,6 +282,11 @@ def language_score(
     }
     units = {"nats_per_token": "nats", "bits_per_token": "bits", "bits_per_byte": "bits"}
     return Score(values, units, notes)
+
+
+def noise(run: Run, seed: int, number: int) -> torch.Generator:
+    """Noise of a prompt's n-th continuation, the same for every prompt: no prompt depends on the others."""
+    return torch.Generator(run.device).manual_seed((seed * 1_000_003 + number) % 2**63)
 
 
 # --- private ----------------------------------------------------------------------------------------
