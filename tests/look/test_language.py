@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourfold.look import language
-from fourfold.look.language import laid_out, _width, passage, zipf
+from fourfold.look.language import _width, laid_out, passage, zipf
 
 pieces = st.lists(
     st.sampled_from(["the", " cat", " ", "\n", "床前", "。\n", " a\nb", "x" * 30, ""]), max_size=30
