@@ -1,22 +1,26 @@
 """On a CUDA GPU: word vectors a second at equal quality, and what a language model's training makes of the GPU's peak.
 
     python -m benchmarks.gpu word2vec
-    python -m benchmarks.gpu gpt
+    python -m benchmarks.gpu gpt sft --seconds 8 --deadline 150
 
 word2vec: the text of `benchmarks.word2vec`, repeated to 100 million words for speed, once over for quality,
-where the peer is our own kernel on the processor. gpt: GPT-2's smallest shape, window 1,024, vocabulary 50,000;
-model FLOP utilisation counts 6 a weight and token of the products and 12 layers * width * window a token of
-attention (PaLM: Chowdhery et al. 2022, appendix B) over the peak of bfloat16 products without sparsity.
+where the peer is our own kernel on the processor. gpt: GPT-2's smallest shape, window 1,024, vocabulary 50,000.
+sft: half a billion weights on packed rows of 2,048 tokens; all weights, adapters of rank 16, and those on a base of
+4 bits. Both on random tokens through the project's own loader and loop. Model FLOP utilisation counts 6 a weight and
+token of the products (4 where the weights stay) and 12 layers * width * window a token of attention (PaLM: Chowdhery
+et al. 2022, appendix B) over the peak of bfloat16 products without sparsity.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 import fourfold
@@ -24,11 +28,17 @@ from benchmarks import word2vec_text
 from benchmarks.side_by_side import keep
 from fourfold import api
 from fourfold.core.console import Silent
+from fourfold.core.parts import Batch, Data, Split
 from fourfold.core.run import Run
+from fourfold.data.loading import Indexed
+from fourfold.models.adapters import give, merged
+from fourfold.models.transformer import Transformer
 from fourfold.optimizers.search import Search
 
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense bfloat16 operations a second, from the makers' data sheets (SXM forms)."""
+ROWS = 16
+"""Batches of random rows."""
 LONG = 24
 """Times over, the text has 100 million words."""
 
@@ -85,71 +95,214 @@ def word2vec() -> dict[str, Any]:
     return found
 
 
-def gpt(seconds: float) -> dict[str, Any]:
-    """Tokens a second and utilisation of GPT-2's smallest shape, compiled, with AdamW and with Muon."""
-    found: dict[str, Any] = {}
-    gpu = torch.cuda.get_device_name()
+class Synthetic(Indexed):
+    """Random tokens through the project's own loader: what a step costs does not depend on what they say.
+
+    With `packed`, a row holds conversations of 32 to 352 tokens, the last quarter of them not learned.
+    """
+
+    unit = "tokens"
+
+    def __init__(self, vocabulary: int, time: int, batch: int, packed: bool) -> None:
+        super().__init__(batch=batch, seed=0)
+        random = np.random.default_rng(0)
+        self.tokens = random.integers(vocabulary, size=(ROWS * batch, time + 1))
+        self.segments = np.zeros((ROWS * batch, time), np.int64)
+        self.learned = np.ones((ROWS * batch, time), bool)
+        for row in range(ROWS * batch if packed else 0):
+            ends = np.cumsum(random.integers(32, 352, size=time // 32))
+            self.segments[row] = np.searchsorted(ends, np.arange(time), side="right")
+            self.learned[row] = random.random(time) < 0.75
+        self.packed = packed
+
+    def size(self, split: Split) -> int:
+        """The same rows again in every epoch."""
+        return len(self.tokens) if split == "train" else 0
+
+    def take(self, split: Split, index: np.ndarray | slice, epoch: int | None) -> Batch:
+        """See `Indexed.take`."""
+        rows = torch.from_numpy(self.tokens[index])
+        batch = {"tokens": rows[:, :-1], "targets": rows[:, 1:]}
+        if self.packed:
+            learned = torch.from_numpy(self.learned[index])
+            batch["targets"] = batch["targets"].where(learned, -100)
+            batch["segments"] = torch.from_numpy(self.segments[index])
+        return batch
+
+    def reopen(
+        self, sources: Any, *, seed: int = 0, valid: Any = None, whole: bool = False
+    ) -> Data:
+        """There is nothing to reopen."""
+        raise NotImplementedError
+
+    def save(self, folder: Path) -> None:
+        """There is nothing to keep."""
+
+
+class Shape(NamedTuple):
+    """A Transformer's sizes and a step's."""
+
+    layers: int
+    width: int
+    heads: int
+    time: int
+    batch: int
+    vocabulary: int
+    tied: bool
+
+    def __str__(self) -> str:
+        return f"{self.layers} x {self.width} x {self.time}, batch {self.batch}"
+
+
+SMALLEST_GPT2 = Shape(12, 768, 12, 1024, 64, 50_000, True)
+HALF_BILLION = Shape(20, 1280, 20, 2048, 8, 32_000, False)
+TINY = Shape(2, 64, 2, 64, 4, 500, True)
+
+
+def trained(
+    shape: Shape,
+    device: str,
+    seconds: float,
+    *,
+    packed: bool = False,
+    compiled: bool = True,
+    **options: Any,
+) -> dict[str, Any]:
+    """Tokens a second, utilisation and peak memory of training one shape.
+
+    Args:
+        shape: sizes.
+        device: where.
+        seconds: of timed steps.
+        packed: rows of many examples.
+        compiled: whether torch.compile is used.
+        options: of the system `gpt`.
+    """
+    began = time.perf_counter()
+    given = {
+        "optimizer.algorithm": "adamw",
+        "optimizer.steps": 10**6,
+        "optimizer.minutes": None,
+        **options,
+    }
+    run = Run(api.configure("gpt", {**given, "optimizer.compile": compiled}), device=device)
+    model = Transformer(
+        shape.vocabulary, shape.width, shape.layers, shape.heads, window=shape.time, tied=shape.tied
+    )
+    system: Any = run.system
+    if system.adapter != "none":
+        weights = {n: t.clone() for n, t in model.state_dict().items()}
+        give(system.adapted(model), weights)
+    run.model = model.to(run.device).train()
+    run.data = Synthetic(shape.vocabulary, shape.time, shape.batch, packed)
+    run.objective = system.objective
+    search = Search(system.optimizer, run.objective, run.model, run.data, run)
+    rate = _rate(search, shape.batch * shape.time, seconds)
+    products = sum(p.numel() for p in merged(run.model).parameters() if p.ndim == 2)
+    products -= (
+        0 if shape.tied else shape.vocabulary * shape.width
+    )  # looking a token up is no product
+    attention = 12 * shape.layers * shape.width * shape.time
+    # with weights that stay, the backward pass makes one product of each weight instead of two
+    operations = (4 if system.adapter != "none" else 6) * products + attention
+    cuda = run.device.type == "cuda"
+    gpu = torch.cuda.get_device_name() if cuda else ""
     peak = next((p for name, p in PEAKS.items() if name in gpu), None)
-    with tempfile.TemporaryDirectory() as folder:
-        text, _ = word2vec_text.write(Path(folder))
-        for algorithm in ("adamw", "muon"):
-            for batch in (32, 64):
-                options = {
-                    "size": "base", "data.vocabulary": 50_000, "data.batch": batch, "optimizer.steps": 10**6,
-                    "optimizer.algorithm": algorithm, "optimizer.compile": True,
-                    "optimizer.evaluate_every": "100%", "optimizer.checkpoint_every": "1000m",
-                }  # fmt: skip
-                size = options.pop("size")
-                run = Run(api.configure("gpt", options, size=size), device="cuda")  # type: ignore[arg-type]
-                api._begin(run, str(text), None)
-                run.model.train()
-                search = Search(run.system.optimizer, run.objective, run.model, run.data, run)  # type: ignore[arg-type]
-                rate = _rate(search, batch * run.data.window, seconds)  # type: ignore[attr-defined]
-                products = sum(p.numel() for p in run.model.parameters() if p.ndim == 2)
-                shape = run.system
-                attention = 12 * shape.layers * shape.width * run.data.window  # type: ignore[attr-defined]
-                name = f"gpt 12 x 768 x 1024, {algorithm}, batch {batch}"
-                found[name] = {
-                    "parameters": sum(p.numel() for p in run.model.parameters()),
-                    "tokens a second": round(rate),
-                    "utilisation": round(rate * (6 * products + attention) / peak, 3)
-                    if peak
-                    else None,
-                    "memory (GB)": round(torch.cuda.max_memory_allocated() / 1e9, 1),
-                }
-                print(name, found[name], flush=True)
-                del search, run
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
+    return {
+        "weights": sum(p.numel() for p in merged(run.model).parameters()),
+        "weights that learn": sum(p.numel() for p in run.model.parameters() if p.requires_grad),
+        "tokens a second": round(rate),
+        "utilisation": round(rate * operations / peak, 3) if peak else None,
+        "memory (GB)": round(torch.cuda.max_memory_allocated() / 1e9, 1) if cuda else None,
+        "seconds in all": round(time.perf_counter() - began, 1),
+    }
+
+
+def gpt(shape: Shape = SMALLEST_GPT2) -> dict[str, dict[str, Any]]:
+    """What is measured of pretraining."""
+    return {
+        f"gpt {shape}, adamw": {"shape": shape},
+        f"gpt {shape}, muon": {"shape": shape, "optimizer.algorithm": "muon"},
+    }
+
+
+def sft(shape: Shape = HALF_BILLION) -> dict[str, dict[str, Any]]:
+    """What is measured of tuning on packed conversations: all weights, adapters, adapters on a base of 4 bits."""
+    lora = {"shape": shape, "packed": True, "adapter": "lora", "rank": 16}
+    return {
+        f"sft {shape}, packed, all weights": {"shape": shape, "packed": True},
+        f"sft {shape}, packed, lora": lora,
+        # unpacking is no part of a graph that is compiled
+        f"sft {shape}, packed, nf4 + lora": {**lora, "quantize": "nf4", "compiled": False},
+    }
+
+
+def measured(
+    parts: dict[str, dict[str, Any]], device: str, seconds: float, deadline: float
+) -> dict[str, Any]:
+    """Part after part, each said at once; one that fails costs the others nothing, none begins after the deadline."""
+    found: dict[str, Any] = {}
+    began = time.perf_counter()
+    for name, options in parts.items():
+        if time.perf_counter() - began > deadline:
+            print(f"{name}: left out, {deadline:g} seconds are over", flush=True)
+            continue
+        try:
+            found[name] = trained(device=device, seconds=seconds, **options)
+        except Exception as error:  # noqa: BLE001  # machine time is short: the others are measured
+            print(f"{name}: {type(error).__name__}: {str(error)[:300]}", flush=True)
+        else:
+            print(name, found[name], flush=True)
+        gc.collect()
+        torch._dynamo.reset()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
     return found
 
 
 def _rate(search: Search, tokens: int, seconds: float) -> float:
-    """Tokens a second once it is compiled, for whole batches and for an epoch's short last one."""
+    """Tokens a second once it is compiled."""
     search._compile()  # as its own loop does before the first step
     steps = search._batches()
-    while search.epoch == 0:
-        search.step(next(steps))
-    for _ in range(10):
-        search.step(next(steps))
-    torch.cuda.synchronize()
+
+    def some(count: int) -> None:
+        for _ in range(count):
+            search.step(next(steps))
+        if search.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    some(5)
     began, count = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
-        for _ in range(10):
-            search.step(next(steps))
-        torch.cuda.synchronize()
-        count += 10
-    return count * tokens / (time.perf_counter() - began)
+        some(5)
+        count += 5
+    rate = count * tokens / (time.perf_counter() - began)
+    search.model._compiled_call_impl = None
+    return rate
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["word2vec", "gpt"])
-    parser.add_argument("--seconds", type=float, default=20, help="of each timed part of gpt")
+    parser.add_argument("what", nargs="+", choices=["word2vec", "gpt", "sft"])
+    parser.add_argument("--seconds", type=float, default=10, help="of timed steps of each part")
+    parser.add_argument(
+        "--deadline", type=float, default=1e9, help="seconds after which no part begins"
+    )
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="a tiny shape, to try this script")
     given = parser.parse_args()
-    if not torch.cuda.is_available():
+    if given.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("a CUDA GPU is needed")
-    keep("gpu", word2vec() if given.what == "word2vec" else gpt(given.seconds))
+    if "word2vec" in given.what:
+        keep("gpu", word2vec())
+    parts = {}
+    for name, list_parts in (("gpt", gpt), ("sft", sft)):
+        if name in given.what:
+            parts |= list_parts(TINY) if given.tiny else list_parts()
+    found = measured(parts, given.device, given.seconds, given.deadline)
+    if found and not given.tiny:
+        keep("gpu", found)
 
 
 if __name__ == "__main__":

@@ -107,7 +107,10 @@ def theirs(folder: Path, contender: str, seconds: float) -> dict[str, float]:
     disable_progress_bars()
     stored = json.loads((folder / "examples.json").read_text())
     rows = Dataset.from_list(
-        [{"input_ids": r["tokens"], "assistant_masks": [int(s) for s in r["said"]]} for r in stored["rows"]]
+        [
+            {"input_ids": r["tokens"], "assistant_masks": [int(s) for s in r["said"]]}
+            for r in stored["rows"]
+        ]
     )
     packed = "packed" in contender
     peft = None
@@ -152,7 +155,9 @@ def theirs(folder: Path, contender: str, seconds: float) -> dict[str, float]:
     trainer.add_callback(clock)
     trainer.train()
     counted = made[3 : 3 + clock.steps]
-    return _measured(sum(c[0] for c in counted), sum(c[1] for c in counted), clock.steps, clock.taken)
+    return _measured(
+        sum(c[0] for c in counted), sum(c[1] for c in counted), clock.steps, clock.taken
+    )
 
 
 def _measured(said: int, read: int, steps: int, seconds: float) -> dict[str, float]:
