@@ -24,7 +24,7 @@ from benchmarks.side_by_side import data_file, ratio
 from fourfold import api
 from fourfold.core.run import Run
 from fourfold.models.adapters import give
-from fourfold.models.llama import load_llama, save_llama
+from fourfold.models.families import load_model, save_model
 from fourfold.optimizers.search import Search
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +56,7 @@ def prepare(folder: Path) -> dict[str, Any]:
     """The weights to begin from as a Hugging Face folder, and the tokens; what they are, in numbers."""
     run = begun()
     run.model.initialize()  # type: ignore[operator]
-    save_llama(run.model, folder, end=run.data.vocabulary.end)  # type: ignore[arg-type,attr-defined]
+    save_model(run.model, folder, end=run.data.vocabulary.end)  # type: ignore[arg-type,attr-defined]
     run.data.vocabulary.save_hf(folder, window=run.data.window)  # type: ignore[attr-defined]
     examples = run.data.examples("train")  # type: ignore[attr-defined]
     rows = [{"tokens": e.tokens.tolist(), "said": e.said.tolist()} for e in examples]
@@ -81,7 +81,7 @@ def ours(folder: Path, contender: str, seconds: float) -> dict[str, float]:
     if "LoRA" in contender:
         run.system = run.system.model_copy(update=LORA)
         run.model = run.system.build(run.data)
-    give(run.model, load_llama(folder).state_dict())
+    give(run.model, load_model(folder)[0].state_dict())
     run.model.train()
     search = Search(run.system.optimizer, run.objective, run.model, run.data, run)  # type: ignore[arg-type]
     batches = search._batches()

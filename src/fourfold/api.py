@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import time
 from collections.abc import Iterator
@@ -155,6 +156,7 @@ def import_(
     *,
     out: str | os.PathLike[str] | bool | None = None,
     system: str | None = None,
+    base: str | os.PathLike[str] | None = None,
     device: str = "auto",
     console: Console | None = None,
     command: str | None = None,
@@ -165,6 +167,7 @@ def import_(
         path: the file or folder.
         out: the run's folder; None makes `runs/<system>-<n>`; False keeps the run in memory.
         system: which system reads it; None takes the one that recognizes it.
+        base: the folder or run that it adds to, where it is no whole model, as adapters; None takes what it names.
         device: where the run is used.
         console: where progress is said; silent by default.
         command: the command line to record in the report.
@@ -178,7 +181,10 @@ def import_(
         raise UserError(f"{place}: no such file or folder{nearest(str(place), beside)}")
     cls = _reader(place, system)
     folder = _fresh_folder(cls.name, out)
-    configured, data, model, notes = cls.imported(place)
+    further = {} if base is None else {"base": Path(base)}
+    if further and "base" not in inspect.signature(cls.imported).parameters:
+        raise UserError(f"--base {base}: what {cls.name} reads stands alone")
+    configured, data, model, notes = cls.imported(place, **further)
     about = {
         "created": timestamp(), "command": command or f"fourfold.import_({str(path)!r}, ...)",
         "imported": str(place.resolve()),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,14 @@ LORA: dict[str, Any] = {**FAST, "adapter": "lora", "rank": 2}
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "base"
-    small = {"layers": 2, "width": 32, "heads": 2, "data.unit": "character", "data.window": 32}
+    small = {
+        "layers": 2,
+        "width": 32,
+        "heads": 2,
+        "data.unit": "bpe",
+        "data.vocabulary": 300,
+        "data.window": 32,
+    }
     fourfold.fit("gpt", SUMS, out=out, **{**small, **FAST, "steps": 30})
     return out
 
@@ -90,12 +99,14 @@ def test_a_checkpoint_holds_the_adapters_alone_and_goes_on_exactly(
 
 def test_generation_says_what_the_adapted_model_says(lora: Path) -> None:
     run = fourfold.open(lora)
-    plain = "".join(run.generate("3 and", tokens=20, temperature=0))
-    run.model = merged(run.model)
-    assert "".join(run.generate("3 and", tokens=20, temperature=0)) == plain
-    run = fourfold.open(lora)
-    run.model = merged(run.model, add=False)
-    assert "".join(run.generate("3 and", tokens=20, temperature=0)) != plain
+    for adapter in adapters(run.model).values():
+        torch.nn.init.normal_(adapter.b, 0.0, 0.5)
+    model = run.model
+    said = []
+    for each in (model, merged(model), merged(model, add=False)):
+        run.model = each
+        said.append("".join(run.generate("3 and", tokens=20, temperature=0)))
+    assert said[0] == said[1] != said[2]
 
 
 def test_a_run_with_adapters_is_begun_from_again(lora: Path, tmp_path: Path) -> None:
@@ -185,3 +196,59 @@ def test_what_is_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--to peft: this run has no adapters"):
         fourfold.open(base).export(to="peft", out=tmp_path / "peft")
     assert not (tmp_path / "a").exists()
+
+
+def test_peft_s_folder_becomes_a_run(lora: Path, base: Path, tmp_path: Path) -> None:
+    old = fourfold.open(lora)
+    wanted = old.model(TOKENS)
+    folder = old.export(to="peft", out=tmp_path / "peft")
+    run = fourfold.import_(folder, out=tmp_path / "run")  # the base is inside
+    again = fourfold.open(tmp_path / "run")
+    for found in (run, again):
+        torch.testing.assert_close(found.model(TOKENS), wanted, atol=1e-5, rtol=1e-4)
+    assert again.system.adapter == "lora" and again.system.rank == 2 and again.system.adapt == ()
+    assert len(adapters(again.model)) == 14
+    # and it can be begun from: its adapters go on
+    more = fourfold.fit("gpt", OTHER, from_=tmp_path / "run", out=False, **FAST)
+    assert {n for n, p in more.model.named_parameters() if p.requires_grad} == {
+        f"{n}.lora.{half}" for n in adapters(again.model) for half in "ab"
+    }
+    # moved away from its base, it needs to be told where that is
+    shutil.rmtree(folder / "base")
+    with pytest.raises(UserError, match="adapts .*base, which is no folder here; --base names"):
+        fourfold.import_(folder, out=False)
+    told = fourfold.import_(folder, base=base, out=False)
+    torch.testing.assert_close(told.model(TOKENS), wanted, atol=1e-5, rtol=1e-4)
+    with pytest.raises(UserError, match="--base .*nowhere: neither a run nor"):
+        fourfold.import_(folder, base=tmp_path / "nowhere", out=False)
+    small = fourfold.fit(
+        "gpt",
+        SUMS,
+        out=tmp_path / "small",
+        layers=1,
+        width=32,
+        heads=2,
+        steps=1,
+        **{"data.window": 32},
+    )
+    assert small.folder is not None
+    with pytest.raises(UserError, match="adapts model.layers.1.* which this base does not have"):
+        fourfold.import_(folder, base=small.folder, out=False)
+    whole = old.export(to="hf", out=tmp_path / "hf")
+    with pytest.raises(UserError, match="--base .*: goes with adapters; .* is a whole model"):
+        fourfold.import_(whole, base=base, out=False)
+
+
+def test_an_imported_model_s_adapters_name_its_folder(base: Path, tmp_path: Path) -> None:
+    folder = fourfold.open(base).export(to="hf", out=tmp_path / "hf")
+    fourfold.import_(folder, out=tmp_path / "imported")
+    run = tuned(tmp_path / "imported", tmp_path / "tuned")
+    out = run.export(to="peft", out=tmp_path / "peft")
+    assert not (out / "base").exists()
+    named = json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert Path(named) == folder
+    quantized = tuned(tmp_path / "imported", tmp_path / "q", quantize="nf4")
+    out = quantized.export(to="peft", out=tmp_path / "peft-q")
+    assert (
+        out / "base" / "model.safetensors"
+    ).exists()  # 4 bits are no longer that folder's weights

@@ -28,7 +28,7 @@ def import_command(tokens: list[str]) -> None:
 
     quiet = bool(options.get("quiet"))
     run = api.import_(
-        words[0], out=options.get("out"), system=options.get("system"),
+        words[0], out=options.get("out"), system=options.get("system"), base=options.get("base"),
         console=make_console(quiet=quiet, json=False), command=command_line(),
     )  # fmt: skip
     from fourfold.cli.write import write
@@ -47,6 +47,10 @@ def _parameters() -> list[Any]:
         flag(
             "system", ["--system"], str, "Which system reads it; found by its content otherwise.",
             None, "Options", 1,
+        ),
+        flag(
+            "base", ["--base"], str, "For adapters: the folder or run of the model that they add to.",
+            "what they name", "Options", 1,
         ),
         flag("json", ["--json"], bool, "JSON for machines.", None, "Options", 1),
         flag("quiet", ["--quiet", "-q"], bool, "Say nothing but the answer.", None, "Options", 1),

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fourfold.core.errors import UserError, nearest
-from fourfold.models.adapters import adapt, adapters
+from fourfold.models.adapters import adapt, adaptable, adapters
 from fourfold.models.hf_folder import StoredTensors, read_json, write_folder
 
 CONFIG, STEM = "adapter_config.json", "adapter_model"
@@ -131,6 +131,28 @@ class StoredAdapter:
         if not self.layers:
             raise UserError(f"{folder}: holds no adapter")
 
+    def base(self, given: Path | None = None) -> Path:
+        """Where the model is that it adapts.
+
+        Args:
+            given: what the user says; None takes what the folder says, if that is here, or base/ inside it.
+
+        Raises:
+            UserError: there is no such folder.
+        """
+        named = self.settings.base
+        tried = [given] if given else [Path(named), self.folder / named, self.folder / "base"]
+        for place in tried:
+            if place.is_dir() and (given or place.resolve() != self.folder.resolve()):
+                if any((place / name).is_file() for name in ("config.json", "system.toml")):
+                    return place
+        if given:
+            raise UserError(f"--base {given}: neither a run nor a Hugging Face model folder")
+        raise UserError(
+            f"{self.folder}: adapts {named or 'a model that it does not name'}, which is no folder here; "
+            "--base names the folder or the run of that model"
+        )
+
     def put_on(self, model: nn.Module, rename: Rename) -> list[str]:
         """Put the adapters on the plain model that they were made for.
 
@@ -200,15 +222,11 @@ def _check(config: Mapping[str, Any], path: Path) -> None:
 
 
 def compact(model: nn.Module, names: list[str]) -> tuple[str, ...]:
-    """Patterns as `models.adapters.adaptable` takes them, by the ends of names where they are adapted in every block."""
-    linears = [
-        n
-        for n, m in model.named_modules()
-        if hasattr(m, "in_features") and hasattr(m, "out_features")
-    ]
+    """Patterns as `models.adapters.adaptable` takes them, by the ends of names where every block's is adapted."""
+    if set(names) == set(adaptable(model)):
+        return ()
     found: dict[str, None] = {}
     for name in names:
         end = ".".join(name.split(".")[-2:])
-        same = [n for n in linears if n == end or n.endswith(f".{end}")]
-        found[end if set(same) <= set(names) else name] = None
+        found[end if set(adaptable(model, [end])) <= set(names) else name] = None
     return tuple(found)

@@ -27,7 +27,7 @@ class GPT(Distilling, TransformerLanguage):
     """Learn a language from its texts, token after token: a decoder-only Transformer."""
 
     imports: ClassVar[str] = (
-        "Hugging Face folders of Llama, SmolLM, Mistral, Qwen2, Qwen3 and GPT-2 models, in safetensors"
+        "Hugging Face folders of Llama, SmolLM, Mistral, Qwen2, Qwen3 and GPT-2 models, in safetensors; PEFT's LoRA adapters"
     )
     sizes: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": {"layers": 4, "width": 128},

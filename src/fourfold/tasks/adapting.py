@@ -18,7 +18,7 @@ from fourfold.core.errors import UserError
 from fourfold.core.evaluation import to_device
 from fourfold.core.run import Run
 from fourfold.core.system import System
-from fourfold.models.adapter_folder import Settings
+from fourfold.models.adapter_folder import Settings, compact
 from fourfold.models.adapters import adapt, adapters, give, merged
 from fourfold.models.nf4 import nf4_bytes, with_nf4
 
@@ -159,6 +159,24 @@ def _loss(run: Run, model: nn.Module, batches: list[Any]) -> float:
             count += float(weight if weight is not None else 1)
     model.train(training)
     return found / max(count, 1e-30)
+
+
+def adapter_fields(settings: Settings, model: nn.Module, names: list[str]) -> dict[str, Any]:
+    """The options of a system whose model has these adapters.
+
+    Args:
+        settings: of the adapters' folder.
+        model: with the adapters.
+        names: the layers that have one.
+    """
+    return {
+        "adapter": "rslora" if settings.rslora else "lora",
+        "rank": settings.rank,
+        "alpha": settings.alpha,
+        "adapt": compact(model, names),
+        "adapter_dropout": settings.dropout,
+        "quantize": "none",
+    }
 
 
 def base_of(run: Run) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -20,12 +20,12 @@ from fourfold.core.signatures import extends
 from fourfold.core.system import batchable
 from fourfold.core.types import Picture
 from fourfold.data.text import TextData
-from fourfold.models.adapter_folder import StoredAdapter, save_adapter
+from fourfold.models.adapter_folder import StoredAdapter, is_adapter, save_adapter
 from fourfold.models.adapters import merged
 from fourfold.models.families import load_model, save_model, suited_family
 from fourfold.models.family_weights import llama_name
 from fourfold.models.transformer import Transformer
-from fourfold.tasks.adapting import base_of
+from fourfold.tasks.adapting import adapter_fields, base_of
 from fourfold.tasks.decoder_only import DecoderOnly
 from fourfold.tasks.language import LanguageModel, continued, vocabulary_of
 from fourfold.tasks.reader import Reader
@@ -47,14 +47,46 @@ class TransformerLanguage(DecoderOnly, LanguageModel):
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        """Whether a folder is a Hugging Face model of the next token, supported or not."""
-        return looks_like_language_model(path)
+        """Whether a folder is a Hugging Face model of the next token, supported or not, or PEFT's adapters of one."""
+        return is_adapter(path) or looks_like_language_model(path)
 
     @classmethod
-    def imported(cls, path: Path) -> tuple[Self, Data, nn.Module, Sequence[str]]:
-        """A Hugging Face folder's model, tokenizer, special tokens and chat template."""
-        options, data, model, notes = read_folder(path)
-        return cls(**options), data, model, notes
+    def imported(
+        cls, path: Path, base: Path | None = None
+    ) -> tuple[TransformerLanguage, Data, nn.Module, Sequence[str]]:
+        """A Hugging Face folder's model, tokenizer, special tokens and chat template; or adapters on such a model.
+
+        Args:
+            path: the folder.
+            base: with adapters, the folder or the run of the model that they stand beside; None takes what they name.
+        """
+        if not is_adapter(path):
+            if base is not None:
+                raise UserError(f"--base {base}: goes with adapters; {path} is a whole model")
+            options, prepared, whole, said = read_folder(path)
+            return cls(**options), prepared, whole, said
+        stored = StoredAdapter(path)
+        place = stored.base(base)
+        found: tuple[TransformerLanguage, Data, Transformer, Sequence[str]] = cls._below(place)
+        system, data, below, notes = found
+        if suited_family(below, system.family).conv1d:
+            raise UserError(
+                f"{path}: adapts {place}, a gpt2, which keeps queries, keys and values in one matrix; its adapters are not read"
+            )
+        names = stored.put_on(below, llama_name)
+        system = system.model_copy(update=adapter_fields(stored.settings, below, names))
+        return system, data, below, [*notes, f"Adapters of rank {system.rank} on {place}."]
+
+    @classmethod
+    def _below(cls, place: Path) -> tuple[TransformerLanguage, Data, Transformer, Sequence[str]]:
+        """The model that adapters stand beside: a run's, or a Hugging Face folder's."""
+        if not (place / "system.toml").is_file():
+            options, data, model, notes = read_folder(place)
+            return cls(**options), data, model, notes
+        run = Run.open(place)
+        if not isinstance(run.system, TransformerLanguage):
+            raise UserError(f"{place}: is a run of {run.system.name}; expected a Transformer's")
+        return run.system, run.data, merged(transformer(run)), []
 
     def accepts(self, other: Run) -> None:
         """Refuse what is no language model; see `DecoderOnly.accepts`."""
