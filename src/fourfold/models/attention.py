@@ -36,10 +36,11 @@ LONG_ROW = 192
 
 
 class Looked(NamedTuple):
-    """What one call of `attention` compared: queries and keys, detached, and what it was told."""
+    """What one call of `attention` compared: queries, keys and values, detached, and what it was told."""
 
     q: Tensor
     k: Tensor
+    v: Tensor
     seen: Tensor | None = None
     """Bool, True where a key may be seen, broadcastable to (B, H, T, S)."""
     bias: Tensor | None = None
@@ -188,7 +189,7 @@ def attention(
         with torch.no_grad():
             seen = visible(q, k, causal, keep, segments, sliding)
             told = bias.detach() if bias is not None else None
-            looked.append(Looked(q.detach(), k.detach(), seen, told, scale))
+            looked.append(Looked(q.detach(), k.detach(), v.detach(), seen, told, scale))
     here = q.device.type == "cpu" and not compiling
     if causal and keep is None and bias is None and sliding is None and q.shape[2] == k.shape[2]:
         one = segments is None or (here and segments.single())

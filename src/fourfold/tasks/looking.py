@@ -5,15 +5,13 @@ Verbs for systems whose model is a torch module that is searched by gradients; a
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from annotated_types import Ge, Le
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from fourfold.core.errors import UserError, nearest
@@ -33,10 +31,7 @@ from fourfold.look.modules import Step, parameters_within
 from fourfold.look.modules_draw import draw, modules_table, size_in_words
 from fourfold.look.modules_trace import trace
 from fourfold.look.projection import Method, projection_map
-from fourfold.models.attention import looking
-
-TOKENS = 48
-"""Positions of an attention map at most."""
+from fourfold.tasks.attending import attended, attention_of, devices, word_walk
 
 
 class Explaining(System):
@@ -52,6 +47,8 @@ class Explaining(System):
         projection: Literal["pca", "tsne"] = "pca",
         words: Annotated[int, Ge(3), Le(1000)] = 200,
         landscape: bool = False,
+        word: str | None = None,
+        head: NonNegativeInt = 0,
         seed: int = 0,
     ) -> Explanation:
         """What the model computes on a batch: its graph, module by module, with shapes, statistics, time and memory.
@@ -66,13 +63,24 @@ class Explaining(System):
             projection: how the map of embeddings is made.
             words: tokens on the map of embeddings, the most frequent ones.
             landscape: draw the loss around the weights too, along two random directions (441 losses).
+            word: a word of the first example: walk it through query, key, scores, scale, softmax and weighted sum, in
+                the attention that module names, or the first one.
+            head: the head that the word is walked through.
             seed: of noise on the way, of t-SNE and of the landscape's directions.
         """
         batch, said = batch_of(run, source, examples)
         steps = trace(run.model, run.objective, batch, seed=seed)
         sentences, tables, pictures = _graph(run, steps, said, module)
-        found = _attention(run, batch, seed)
-        if found is not None:
+        seen = attended(run, batch, seed)
+        if word is not None:
+            told, table, picture = word_walk(seen, word, module, head)
+            sentences, tables, pictures = (
+                [*told, *sentences],
+                [table, *tables],
+                [picture, *pictures],
+            )
+        if seen is not None:
+            found = attention_of(seen)
             tables.append(attention_table(found[0]))
             pictures.append(attention_maps(*found))
         embeddings = _embeddings(run, words, projection, seed)
@@ -233,71 +241,6 @@ def _step_words(step: Step, alone: bool, unit: str) -> list[str]:
     return [*words, *step.notes]
 
 
-def _attention(
-    run: Run, batch: Batch, seed: int
-) -> tuple[Mapping[str, np.ndarray], list[str]] | None:
-    """Weights of the first example by layer, (H, T, T), and its tokens; None without attention."""
-    with looking() as looked, _named(run.model, looked) as names:
-        with torch.random.fork_rng(devices=_devices(run)), torch.enable_grad():
-            torch.manual_seed(seed)
-            for _ in run.objective.losses(run.model, batch):
-                pass  # gradients are on, as some objectives differentiate by themselves
-    if not looked:
-        return None
-    tokens, length = _tokens(run, batch, looked[0].k.shape[2])
-    weights: dict[str, np.ndarray] = {}
-    for name, call in zip(names, looked, strict=True):
-        if name not in weights and call.q.shape[2] == call.k.shape[2] == looked[0].k.shape[2]:
-            with torch.no_grad():
-                found = call.weights(1)[0]
-            weights[name] = found[:, :length, :length].cpu().numpy()
-    return weights, tokens[:length]
-
-
-@contextlib.contextmanager
-def _named(model: nn.Module, looked: list[Any]) -> Iterator[list[str]]:
-    """While entered, the name of the module that was running for each new entry of a list."""
-    names: list[str] = []
-    running: list[str] = []
-
-    def note() -> None:
-        names.extend([running[-1] if running else ""] * (len(looked) - len(names)))
-
-    def entering(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any) -> None:
-            note()
-            running.append(name)
-
-        return hook
-
-    def leaving(module: nn.Module, inputs: Any, output: Any) -> None:
-        note()
-        running.pop()
-
-    handles = [m.register_forward_pre_hook(entering(n)) for n, m in model.named_modules()]
-    handles += [m.register_forward_hook(leaving) for m in model.modules()]
-    try:
-        yield names
-        note()
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _tokens(run: Run, batch: Batch, count: int) -> tuple[list[str], int]:
-    """Names of the first example's positions, and how many of them are no padding."""
-    tokens, targets = batch.get("tokens"), batch.get("targets")
-    vocabulary = getattr(run.data, "vocabulary", None)
-    if vocabulary is None or tokens is None or tokens.shape[-1] != count:
-        return [str(i) for i in range(count)], min(count, TOKENS)
-    used = count
-    if targets is not None and targets.shape == tokens.shape:
-        counted = (targets[0] >= 0).nonzero()  # negative targets do not count
-        used = int(counted[-1]) + 1 if len(counted) else count
-    name = getattr(run.data, "name", vocabulary.token)  # with tokens beyond the vocabulary
-    return [name(int(t)) for t in tokens[0]], min(used, TOKENS)
-
-
 def _embeddings(run: Run, words: int, method: Method, seed: int) -> Picture | None:
     """A map of the most frequent tokens, where the model embeds the data's vocabulary."""
     vocabulary = getattr(run.data, "vocabulary", None)
@@ -330,13 +273,9 @@ def _landscape(run: Run, batch: Batch, steps: list[Step], seed: int) -> Picture:
     first, second = (direction(run.model, generator) for generator in generators)
 
     def loss() -> float:
-        with torch.random.fork_rng(devices=_devices(run)):
+        with torch.random.fork_rng(devices=devices(run)):
             torch.manual_seed(seed)
             moves = list(itertools.islice(run.objective.losses(run.model, batch), 1))
         return float(moves[0].loss) / float(moves[0].weight)
 
     return landscape(*surface(run.model, loss, (first, second)))
-
-
-def _devices(run: Run) -> list[torch.device]:
-    return [run.device] if run.device.type == "cuda" else []
