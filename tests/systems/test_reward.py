@@ -22,21 +22,25 @@ WORDS = "red blue green white black brown small large round flat".split()
 
 
 def pairs(count: int, seed: int) -> list[dict[str, str]]:
-    """The better answer names the colour that was asked for; length says nothing."""
+    """The better answer says please; length says nothing."""
     chance = random.Random(seed)
     rows = []
     for _ in range(count):
-        asked, other = chance.sample(WORDS, 2)
+        asked = chance.choice(WORDS)
         tail = " indeed" * chance.randint(0, 2), " indeed" * chance.randint(0, 2)
         rows.append(
-            {"prompt": f"Say {asked}.", "chosen": asked + tail[0], "rejected": other + tail[1]}
+            {
+                "prompt": f"Say {asked}.",
+                "chosen": f"{asked} please{tail[0]}",
+                "rejected": f"{asked} gladly{tail[1]}",
+            }
         )
     return rows
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    text = "\n".join(f"Say {w}. {w} indeed. " for w in WORDS * 30)
+    text = "\n".join(f"Say {w}. {w} please indeed gladly. " for w in WORDS * 30)
     return fourfold.fit(
         "gpt", {"text": [text + "User:\nAssistant:\n"]}, out=tmp_path_factory.mktemp("base") / "run", layers=2, width=64,
         heads=2, steps=60, lr=3e-3, algorithm="adamw", evaluate_every="60", **{"data.unit": "character", "data.window": 96},
@@ -46,7 +50,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def reward(base: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return fourfold.fit(
-        "reward", pairs(500, 0), out=tmp_path_factory.mktemp("reward") / "run", from_=base, lr=2e-3, epochs=4,
+        "reward", pairs(300, 0), out=tmp_path_factory.mktemp("reward") / "run", from_=base, lr=2e-3, epochs=3,
         **{"data.batch": 32},
     )  # fmt: skip
 
@@ -83,10 +87,18 @@ def test_the_reward_is_that_of_the_last_token(reward: Run) -> None:
 
 
 def test_score_reads_every_form(reward: Run) -> None:
-    messages = [{"role": "user", "content": "Say red."}, {"role": "assistant", "content": "red"}]
+    messages = [
+        {"role": "user", "content": "Say red."},
+        {"role": "assistant", "content": "red please"},
+    ]
     one = reward.score(json.dumps(messages))["reward"]
-    assert reward.score(json.dumps({"prompt": "Say red.", "completion": "red"}))["reward"] == one
-    lines = "\n".join(json.dumps({"prompt": "Say red.", "completion": c}) for c in ("red", "blue"))
+    assert (
+        reward.score(json.dumps({"prompt": "Say red.", "completion": "red please"}))["reward"]
+        == one
+    )
+    lines = "\n".join(
+        json.dumps({"prompt": "Say red.", "completion": c}) for c in ("red please", "red gladly")
+    )
     table = reward.score(lines)
     assert isinstance(table, pl.DataFrame) and table["reward"][0] == pytest.approx(one, abs=1e-4)
     assert table["reward"][0] > table["reward"][1]
