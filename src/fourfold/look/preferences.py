@@ -65,5 +65,4 @@ def policy_picture(series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
         axes.set_title(names[place], fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         plain_ticks(axes.yaxis)
-    fig.tight_layout()
     return picture(fig, "While it learned", "Means between two lines of the log.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from fourfold.core.device import seeded
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 
@@ -13,14 +14,16 @@ def reference_model(run: Run, name: str | None) -> nn.Module:
 
     Args:
         run: which is fitted.
-        name: the other; None takes the run that this one was begun from.
+        name: the other; None takes the run that this one was begun from, or, where it was begun from nothing, its own
+            network as it was drawn.
 
     Raises:
-        UserError: there is none, it is gone, or it is no language model of this kind.
+        UserError: it is gone, or no language model of this kind.
     """
     origin = name or run.about.get("from")
     if origin is None:
-        raise UserError("reference: there is none; begin from a run (--from RUN) or name one (--objective.reference RUN)")  # fmt: skip
+        with seeded(run.seed, run.device):  # as when the run was begun: the same network again
+            return run.system.build(run.data).to(run.device).eval().requires_grad_(False)
     try:
         other = Run.open(origin, device=str(run.device))
     except UserError as error:
