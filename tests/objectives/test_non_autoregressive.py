@@ -127,7 +127,7 @@ def test_each_row_is_learned_as_if_alone(length: Any, reveal: Any) -> None:
             list(AllAtOnce(reveal=reveal).losses(model(length), batch()))
         return
     network = model(length)
-    (move,) = AllAtOnce(reveal=reveal, ratio=0.0 if reveal == "glancing" else 0.5).losses(
+    (move,) = AllAtOnce(reveal=reveal, glance=0.0 if reveal == "glancing" else 0.5).losses(
         network, batch()
     )
     assert torch.isfinite(move.loss) and float(move.weight) > 0
@@ -141,7 +141,7 @@ def test_each_row_is_learned_as_if_alone(length: Any, reveal: Any) -> None:
         size = int(one["source_lengths"])
         kept = int((one["targets"] != -100).sum())
         one = {**one, "source": one["source"][:, :size], "targets": one["targets"][:, :kept]}
-        (each,) = AllAtOnce(reveal=reveal, ratio=0.0 if reveal == "glancing" else 0.5).losses(
+        (each,) = AllAtOnce(reveal=reveal, glance=0.0 if reveal == "glancing" else 0.5).losses(
             network, one
         )
         alone += float(each.loss.detach())

@@ -260,7 +260,7 @@ def merged(path: list[int], blank: int) -> list[int]:
     """The target that a path makes: equal neighbours merged, blanks left out."""
     return [
         token
-        for token, before in zip(path, [blank, *path[:-1]], strict=True)
+        for token, before in zip(path, [blank, *path[:-1]], strict=False)
         if token != blank and token != before
     ]
 

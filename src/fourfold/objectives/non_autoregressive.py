@@ -57,7 +57,7 @@ class AllAtOnce(Objective):
     reveal: Literal["none", "glancing", "masks"] = "none"
     """What the decoder is told of the target while learning: nothing, some of what a first pass gets wrong (which
     takes half as long again), or a random part, as translating in several passes wants it."""
-    ratio: Annotated[float, Ge(0), Le(1)] = 0.5
+    glance: Annotated[float, Ge(0), Le(1)] = 0.5
     """With glancing, how many tokens are told, as a share of those that the first pass got wrong."""
     smoothing: Annotated[float, Ge(0), Lt(1)] = 0.1
     """Share of a token's probability that is spread evenly over the vocabulary while learning; not with CTC."""
@@ -126,7 +126,7 @@ class AllAtOnce(Objective):
         known = _masked(wanted, counts) if reveal == "masks" else None
         if reveal == "glancing":
             wrong = (_guess(network, read) != wanted) & counts
-            known = _glance(wanted, counts, wrong.sum(1) * self.ratio)
+            known = _glance(wanted, counts, wrong.sum(1) * self.glance)
         if known is not None:
             counts = counts & (known < 0)
         hidden = network(*read, known)
@@ -169,7 +169,7 @@ class AllAtOnce(Objective):
         path = labels.gather(1, place)
         counts = torch.arange(path.shape[1], device=path.device) < told.slots[:, None]
         wrong = (_largest(network, hidden) != path) & counts
-        return _glance(path, counts, wrong.sum(1) * self.ratio)
+        return _glance(path, counts, wrong.sum(1) * self.glance)
 
 
 def prepared(network: Any, batch: Batch) -> Told:

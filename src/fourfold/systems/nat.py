@@ -176,11 +176,14 @@ class AllWordsAtOnce(Translator):
         data = run._data
         if self.teacher is None or not isinstance(data, PairData) or isinstance(data, Distilled):
             return
-        if data._splits is not None:  # an opened run has the preparation only
+        written = run.folder is None or (run.folder / "system.toml").exists()
+        # a new run is written first (see `begin`), so that it can be gone on with; an opened one has no examples
+        if written and data._splits is not None:
             run.data = distilled(run, self.teacher, self.teacher_beam)
 
     def begin(self, run: Run) -> None:
-        """Say for how many training pairs there are too few slots."""
+        """Ask the teacher; say for how many training pairs there are too few slots."""
+        self._distilled(run)
         model, data = _model(run), pair_data(run.data)
         if model.length != "ctc":
             return

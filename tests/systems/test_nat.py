@@ -1,0 +1,93 @@
+"""nat: what a user may ask of it, what is refused, and several right translations that mix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fourfold import api
+from fourfold.core.errors import UserError
+from fourfold.core.run import Run
+from fourfold.systems.nat import AllWordsAtOnce, _length
+from fourfold.tasks.multimodality import repetitions
+
+DIGITS = [str(7919 * n % 100_000) for n in range(300)]
+PAIRS = {"source": DIGITS, "target": DIGITS}
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    toy, _ = AllWordsAtOnce.toy()
+    return api.fit(toy, PAIRS, out=False, **{"optimizer.steps": 150, "optimizer.lr": 1e-2})
+
+
+def said(run: Run, text: Any, **options: Any) -> Any:
+    found = list(run.translate(text, **options))
+    return found[0] if isinstance(text, str) else found
+
+
+def test_the_output_has_as_many_tokens_as_the_user_wants(run: Run) -> None:
+    for size in (1, 3, 9):
+        assert len(said(run, "12345", length=str(size))) == size
+    plain = len(said(run, "12345"))
+    assert len(said(run, "12345", length="x2")) == 2 * plain
+    assert len(said(run, "12345", length="x0.2")) == max(1, round(plain * 0.2))
+
+
+@pytest.mark.parametrize("wrong", ["x", "0", "x0", "-3", "1.5", "many", "x-1", "12 words"])
+def test_a_length_that_is_none_is_refused(wrong: str) -> None:
+    with pytest.raises(UserError, match="as 12, or a factor"):
+        _length(wrong)
+
+
+def test_several_texts_are_translated_as_one_by_one(run: Run) -> None:
+    texts = ["123", "98765", "", "4"]
+    together = said(run, texts, passes=4, candidates=2)
+    assert together == [f"{said(run, text, passes=4, candidates=2)}\n" for text in texts]
+    assert together[2] == "\n"
+
+
+def test_what_a_run_cannot_do_is_said() -> None:
+    toy, _ = AllWordsAtOnce.toy()
+    few = {"optimizer.steps": 2, "reveal": "none"}
+    ctc = api.fit(toy, PAIRS, out=False, length="ctc", **few)
+    with pytest.raises(UserError, match="--passes 2"):
+        said(ctc, "1", passes=2)
+    with pytest.raises(UserError, match="--candidates 3"):
+        said(ctc, "1", candidates=3)
+    with pytest.raises(UserError, match="--length 1000"):
+        said(ctc, "1", length="1000")
+    with pytest.raises(UserError, match="--reveal masks"):
+        api.fit(toy, PAIRS, out=False, length="ctc", reveal="masks", **{"optimizer.steps": 2})
+
+
+def test_targets_without_room_are_counted_and_said() -> None:
+    toy, _ = AllWordsAtOnce.toy()
+    many = {"source": DIGITS, "target": [3 * digits for digits in DIGITS]}
+    options = {
+        "length": "ctc",
+        "reveal": "none",
+        "optimizer.steps": 2,
+        "upsample": 1.0,
+        "data.ratio": None,
+    }
+    found = api.fit(toy, many, out=False, **options)
+    assert any("are left out" in note and "--upsample" in note for note in found.notes)
+
+
+def test_repeated_words_are_counted_in_every_script() -> None:
+    assert repetitions(["a a b", "c d"]) == (1 / 5, 1 / 2)
+    assert repetitions(["我我爱你", "好"]) == (1 / 5, 1 / 2)
+    assert repetitions([]) == (0.0, 0.0)
+
+
+def test_the_report_shows_quality_against_speed_and_where_slots_hesitate(run: Run) -> None:
+    tables = {table.title: table for table in run.system.tables(run)}
+    ways = tables["Words said all at once"]
+    assert [row[0] for row in ways.rows] == [
+        "1 pass", "1 pass, best of 3 lengths", "4 passes", "10 passes", "references"
+    ]  # fmt: skip
+    assert "targets themselves" in ways.caption
+    assert tables["Slots that hesitate"].rows
+    assert any(picture.title == "Quality against speed" for picture in run.system.pictures(run))

@@ -1,0 +1,115 @@
+"""A teacher's translations in place of the targets: made once, kept, gone on with, in its vocabulary."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fourfold import api
+from fourfold.core.errors import UserError
+from fourfold.core.run import Run
+from fourfold.data.pairs import pair_data
+from fourfold.systems.nat import AllWordsAtOnce
+from fourfold.systems.transformer import TransformerTranslator
+from fourfold.tasks.teaching import FILE, Distilled, distilled
+
+NUMBERS = [str(7919 * n % 100_000) for n in range(200)]
+PAIRS = {"source": NUMBERS, "target": [number[::-1] for number in NUMBERS]}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: Any) -> Path:
+    toy, _ = TransformerTranslator.toy()
+    folder = tmp_path_factory.mktemp("teacher") / "run"
+    api.fit(toy, PAIRS, out=folder, **{"optimizer.steps": 100, "optimizer.lr": 1e-2})
+    return folder
+
+
+def student(teacher: Path, out: Any, **options: Any) -> Run:
+    toy, _ = AllWordsAtOnce.toy()
+    steps = {"steps": 2, "evaluate_every": "100%"}
+    configured = api.configure(toy, {"teacher": str(teacher), "optimizer": steps, **options})
+    return api.fit(configured, PAIRS, out=out)
+
+
+def targets(run: Run) -> list[str]:
+    data = pair_data(run.examples())
+    held = data._split("train")
+    begins = held.begins[1]
+    rows = [held.tokens[1][a:b] for a, b in zip(begins, begins[1:], strict=False)]
+    assert all(int(row[-1]) == data.end for row in rows)
+    return [data.target_vocabulary.decode(row[:-1]) for row in rows]
+
+
+def test_the_teachers_translations_are_the_targets(teacher: Path, tmp_path: Path) -> None:
+    run = student(teacher, tmp_path / "run")
+    data = pair_data(run.examples())
+    assert isinstance(data, Distilled)
+    expected = [
+        text.rstrip("\n") for text in api.open(teacher).translate(data.texts("train")[0], beam=1)
+    ]
+    assert targets(run) == expected
+    lines = (tmp_path / "run" / FILE).read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + data.size("train")
+    assert json.loads(lines[0])["teacher"] == str(teacher)
+    assert any("Learned from the translations of" in note for note in run.notes)
+    # what is held out is still measured on the right answers
+    sources, references = data.texts("valid")
+    assert references == [source[::-1] for source in sources]
+
+
+def test_translations_are_made_once_and_gone_on_with(teacher: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "teacher"
+    shutil.copytree(teacher, gone)
+    run = student(gone, tmp_path / "run")
+    path = tmp_path / "run" / FILE
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])  # killed in the middle of a line
+    resumed = api.resume(tmp_path / "run", source=PAIRS)
+    assert path.read_bytes() == whole
+    assert targets(resumed) == targets(run)
+    shutil.rmtree(gone)  # all is there: the teacher is not asked again
+    again = api.resume(tmp_path / "run", source=PAIRS)
+    assert isinstance(again.examples(), Distilled)
+    assert Run.open(tmp_path / "run").translate("123") is not None
+    head, _, rest = whole.partition(b"\n")
+    path.write_bytes(head.replace(b'"beam": 1', b'"beam": 4') + b"\n" + rest)
+    with pytest.raises(UserError, match="made otherwise"):
+        api.resume(tmp_path / "run", source=PAIRS)
+
+
+def test_the_students_vocabulary_is_the_teachers(teacher: Path) -> None:
+    other = {"source": [*NUMBERS[:50], "abc"] * 2, "target": [*NUMBERS[:50], "abc"] * 2}
+    toy, _ = AllWordsAtOnce.toy()
+    steps = {"steps": 2, "evaluate_every": "100%"}
+    taught = api.open(teacher)
+    plain = AllWordsAtOnce(
+        layers=1,
+        width=16,
+        heads=2,
+        teacher=str(teacher),
+        optimizer=api.configure(toy, {"optimizer": steps}).optimizer,
+    )
+    run = api.fit(plain, other, out=False)
+    mine, theirs = pair_data(run.data), pair_data(taught.data)
+    assert mine.target_vocabulary.digest == theirs.target_vocabulary.digest
+    assert run.system.data.unit == "character"  # type: ignore[attr-defined]
+    assert any("vocabulary is that of the teacher" in note for note in run.notes)
+    with pytest.raises(UserError, match="another vocabulary: data.unit"):
+        api.fit(plain, other, out=False, **{"data.unit": "byte"})
+
+
+def test_a_teacher_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing"):
+        student(tmp_path / "nothing", False)
+
+
+def test_a_student_in_memory_learns_the_same(teacher: Path, tmp_path: Path) -> None:
+    in_memory, kept = student(teacher, False), student(teacher, tmp_path / "run")
+    assert targets(in_memory) == targets(kept)
+    wide = distilled(student(teacher, False, teacher_beam=3), str(teacher), 3)
+    assert wide.size("train") == pair_data(kept.examples()).size("train")
