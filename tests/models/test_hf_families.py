@@ -169,7 +169,7 @@ def changed(folder: Path, family: str = "llama", **changes: object) -> Path:
 @pytest.mark.parametrize(
     "family, changes, words",
     [
-        ("llama", {"architectures": ["LLamaForCausalLM"]}, "did you mean LlamaForCausalLM"),
+        ("llama", {"architectures": ["LLamaForCausalLM"]}, "did you mean Llama\\?; supported"),
         (
             "llama",
             {"architectures": ["BloomForCausalLM"]},

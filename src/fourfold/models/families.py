@@ -124,9 +124,11 @@ def family_of(config: Mapping[str, Any], path: Path) -> Family:
         said, known = str(config.get("model_type")), list(FAMILIES)
         found = FAMILIES.get(said)
     if found is None:
-        raise UserError(
-            f"{path}: architecture {said}{nearest(said, known)}; supported: {', '.join(known)}"
-        )
+        stems = {n.removesuffix("ForCausalLM").removesuffix("LMHeadModel"): n for n in known}
+        stem = said.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
+        hint = nearest(stem, stems)  # the endings are alike in all of them
+        hint = hint if "mean" in hint else ""
+        raise UserError(f"{path}: architecture {said}{hint}; supported: {', '.join(known)}")
     return found
 
 

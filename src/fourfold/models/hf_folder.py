@@ -26,7 +26,8 @@ SHARD = 5 << 30
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 CONVERT = (
     "to convert them, where you trust them: "
-    "transformers' AutoModel.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER) writes safetensors"
+    "transformers' AutoModelForCausalLM (AutoModelForMaskedLM, ...).from_pretrained(FOLDER).save_pretrained(NEW_FOLDER) "
+    "writes safetensors"
 )
 
 

@@ -5,6 +5,11 @@
     fourfold fit gpt books/*.txt --teacher runs/books --size tiny
     fourfold generate runs/books "It was the best of" --tokens 100 --seed 1
     fourfold export runs/books --to hf --out books-hf
+    fourfold import path/to/hf-model --out runs/base
+    fourfold fit gpt books/*.txt --from runs/base
+
+Options make it GPT-2, Mistral (Jiang et al. 2023), Qwen2 or Qwen3 (Yang et al. 2024, 2025) as well, and folders of these
+families are imported and written (docs/llm.md).
 
 Result: 1.56 nats a character on the last tenth of tiny Shakespeare after one minute of training at 4 layers x 128,
 window 128, on 2 cores of an EPYC (nanoGPT as shipped: 2.24): benchmarks/results/gpt_train.json.
