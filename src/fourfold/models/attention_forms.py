@@ -91,8 +91,10 @@ def attention_flash(
         scale: of the products; None takes D ** -0.5.
         causal: whether what follows is hidden; None: where there is no mask.
     """
-    grouped = q.shape[1] != k.shape[1]
     causal = mask is None if causal is None else causal
+    if mask is not None and q.is_cuda:  # no kernel of torch's takes both a mask and shared keys (2.13)
+        k, v = repeated(q, k), repeated(q, v)
+    grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
     )
