@@ -48,7 +48,7 @@ def reward_named(name: str) -> Reward:
     if re.fullmatch(r"[\w.]+:\w+", name):
         return _imported(name)
     raise UserError(
-        f"--reward {name}: neither a run nor a reward{nearest(name, BUILT_IN)}; there are {', '.join(BUILT_IN)}"
+        f"--reward {name}: neither a run nor one of {', '.join(BUILT_IN)}{nearest(name, BUILT_IN)}"
     )
 
 
