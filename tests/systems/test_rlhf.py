@@ -251,3 +251,21 @@ def test_end_to_end(tmp_path: Path) -> None:
     assert all(
         torch.equal(tensor, first[name]) for name, tensor in again.model.state_dict().items()
     )
+
+
+def test_runs_are_compared_by_a_judge(base: Run, reward: Run, tmp_path: Path) -> None:
+    """Rewards are the judge's own, win rates are counted, and the tuned run is asked in its chat template."""
+    from fourfold.selection.comparison import compare
+    from fourfold.tasks.comparing import judged
+
+    run = fit(base, "regex:please", out=tmp_path / "run", steps=8)
+    found = compare([base, run], preferring.PROMPTS, tokens=16, temperature=1.0, judge=reward)
+    texts = [row["prompt"] for row in preferring.PROMPTS]
+    before, after = (judged(reward, texts, said) for said in found.answers)
+    assert found.measures["reward"] == pytest.approx([sum(before) / 10, sum(after) / 10])
+    wins = sum((b > a) + 0.5 * (b == a) for a, b in zip(before, after, strict=True)) / 10
+    assert found.measures["win rate"] == [None, pytest.approx(wins)]
+    assert found.answers[1][0] == "".join(run.chat(texts[0], tokens=16, temperature=1.0, seed=0))
+    assert found.measures["KL from the base"][0] == 0 < (found.measures["KL from the base"][1] or 0)
+    with pytest.raises(UserError, match="is a run of sft; expected one of reward"):
+        compare([base, run], texts, judge=base)

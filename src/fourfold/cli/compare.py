@@ -26,6 +26,7 @@ def compare_flags() -> list[inspect.Parameter]:
         flag("tokens", ["--tokens"], str, "Most tokens of an answer.", 64),
         flag("temperature", ["--temperature"], str, "0 always takes the most likely token.", 0),
         flag("seed", ["--seed"], str, "Of what is drawn.", 0),
+        flag("judge", ["--judge"], str, "A run of reward, which says how good each answer is: mean rewards, and win rates against the base."),
         flag("out", ["--out", "-o"], str, "File to write: .html, .md, .json, .txt, or a picture's extension."),
         flag("device", ["--device"], str, "cpu, cuda, cuda:1, mps.", "auto"),
         flag("quiet", ["--quiet", "-q"], bool, "Say nothing but the answer."),
@@ -44,7 +45,7 @@ def compare_command(tokens: list[str]) -> None:
     if "prompts" not in options:
         raise UserError("compare: expected a file of prompts: --prompts prompts.jsonl")
     as_json, quiet = bool(options.get("json")), bool(options.get("quiet"))
-    arguments: dict[str, Any] = {"device": options.get("device")}
+    arguments: dict[str, Any] = {"device": options.get("device"), "judge": options.get("judge")}
     if "tokens" in options:
         arguments["tokens"] = whole("tokens", options["tokens"])
         if not arguments["tokens"]:

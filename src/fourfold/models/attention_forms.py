@@ -92,7 +92,9 @@ def attention_flash(
         causal: whether what follows is hidden; None: where there is no mask.
     """
     causal = mask is None if causal is None else causal
-    if mask is not None and q.is_cuda:  # no kernel of torch's takes both a mask and shared keys (2.13)
+    if (
+        mask is not None and q.is_cuda
+    ):  # no kernel of torch's takes both a mask and shared keys (2.13)
         k, v = repeated(q, k), repeated(q, v)
     grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(

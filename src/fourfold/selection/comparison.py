@@ -24,6 +24,7 @@ from fourfold.tasks.comparing import (
     asked,
     distinct,
     divergences,
+    judged,
     language_model,
     repeated,
     surprise,
@@ -115,6 +116,7 @@ def compare(
     tokens: int = 64,
     temperature: float = 0.0,
     seed: int = 0,
+    judge: str | os.PathLike[str] | Run | None = None,
     device: str | None = None,
     console: Console | None = None,
 ) -> Comparison:
@@ -132,6 +134,7 @@ def compare(
         tokens: most tokens of an answer.
         temperature: 0 always takes the most likely token.
         seed: of what is drawn.
+        judge: a run of reward, which says how good each answer is; None asks none.
         device: where the runs are used.
         console: where progress is said; silent by default.
 
@@ -158,6 +161,9 @@ def compare(
     notes: list[str] = []
     _divergence(opened, names, asks, begun[0], answers[0], measures, notes)
     _references(opened, asks, begun, measures, notes)
+    if judge is not None:
+        run = judge if isinstance(judge, Run) else api.open(judge, device=device)
+        _judged(run, names, texts, answers, measures, notes)
     _answers(opened, answers, measures)
     drawn = (
         "the most likely token each time"
@@ -289,6 +295,29 @@ def _references(
     ]
     if len(given) < len(asks):
         notes.append(f"{len(asks) - len(given)} of {len(asks)} prompts have no reference.")
+
+
+def _judged(
+    judge: Run,
+    names: Sequence[str],
+    prompts: Sequence[str],
+    answers: Sequence[Sequence[str]],
+    measures: dict[str, list[float | None]],
+    notes: list[str],
+) -> None:
+    """Mean rewards, and how often each run's answer beats the base's to the same prompt; ties count half."""
+    rewards = [judged(judge, prompts, said) for said in answers]
+    measures["reward"] = [sum(values) / len(values) for values in rewards]
+    wins: list[float | None] = [None]
+    for values in rewards[1:]:
+        pairs = list(zip(values, rewards[0], strict=True))
+        wins.append(sum((a > b) + 0.5 * (a == b) for a, b in pairs) / len(pairs))
+    measures["win rate"] = wins
+    error = 0.5 / len(prompts) ** 0.5
+    notes.append(
+        f"Judged by {judge.folder}: the win rate is the share of {len(prompts)} prompts on which an answer is worth more than "
+        f"that of {names[0]} (chance alone: 0.5, give or take {error:.2f})."
+    )
 
 
 def _answers(

@@ -10,11 +10,14 @@ import torch
 
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
-from fourfold.data.conversations import ConversationData
+from fourfold.data.preferences import PreferenceData
 from fourfold.data.spelling import Spelling
+from fourfold.data.templated import Templated
 from fourfold.data.turns import Turn
 from fourfold.data.words import split_words
+from fourfold.models.reward import RewardModel
 from fourfold.tasks.language import LanguageModel, vocabulary_of
+from fourfold.tasks.rolling_out import rewards_of
 from fourfold.tasks.transformer_language import TransformerLanguage
 
 NGRAM = 4
@@ -44,7 +47,7 @@ def asked(run: Run, prompt: str, where: str) -> list[int]:
         UserError: they leave no room in the run's context; `where` names the prompt.
     """
     data, vocabulary = run.data, vocabulary_of(run.data)
-    if isinstance(data, ConversationData):
+    if isinstance(data, Templated):
         tokens = data.prompt((Turn("user", prompt),), where)
         if tokens[:1] != [vocabulary.opening]:
             tokens = [vocabulary.opening, *tokens]
@@ -64,7 +67,7 @@ def answered(
 ) -> list[str]:
     """A run's answer to each prompt; a conversing one answers the user's turn."""
     system = language_model(run)
-    if isinstance(run.data, ConversationData):
+    if isinstance(run.data, Templated):
         given = {"tokens": tokens, "temperature": temperature, "seed": seed}
         return ["".join(run.chat(prompt, **given)) for prompt in prompts]
     with torch.no_grad():
@@ -117,6 +120,24 @@ def divergences(
 
 def _last(run: Run, tokens: np.ndarray, count: int) -> torch.Tensor:
     return language_model(run).reader(run).distributions(tokens)[-count:].double().cpu()
+
+
+def judged(judge: Run, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
+    """What a run of reward says of each answer, asked in its own template.
+
+    Raises:
+        UserError: it is no run of reward.
+    """
+    data, model = judge.data, judge.model
+    if not isinstance(model, RewardModel) or not isinstance(data, PreferenceData):
+        raise UserError(
+            f"--judge {judge.folder}: is a run of {judge.system.name}; expected one of reward"
+        )
+    turns = [
+        (Turn("user", prompt), Turn("assistant", answer))
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    return rewards_of(model, data.sequences(turns), data.vocabulary.end)
 
 
 def distinct(texts: Sequence[str], n: int) -> float | None:
