@@ -1,0 +1,177 @@
+"""Masked-token training beside transformers' Trainer: tokens a second and peak memory, same weights, rows and steps.
+
+    python -m benchmarks.llm bert --rounds 3
+
+Both read the same rows of 128 tokens of tiny Shakespeare, hide 15% of them anew in every epoch (ours by `data/masks.py`,
+theirs by DataCollatorForLanguageModeling), and take steps of 16 rows with AdamW and clipping. Dropout is 0 in both.
+Each measurement is a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.side_by_side import data_file, keep, ratio
+from fourfold import api
+from fourfold.core.run import Run
+from fourfold.models.bert_folder import load_bert, save_bert
+from fourfold.optimizers.search import Search
+
+ROOT = Path(__file__).parents[1]
+TEXT = "tinyshakespeare/input.txt"
+SHAPE: dict[str, Any] = {
+    "layers": 4, "width": 256, "heads": 4, "data.window": 128, "data.vocabulary": 8000, "data.batch": 16,
+}  # fmt: skip
+CONTENDERS = (
+    "fourfold", "transformers bfloat16", "fourfold float32", "transformers float32",
+)  # fmt: skip
+"""`fourfold` alone is what it does by itself: bfloat16 products over float32 weights where the machine gains from it."""
+WARM = 3
+"""Steps that are not timed."""
+
+
+def begun(**options: Any) -> Run:
+    """A run on the text, as `fit` begins it."""
+    given = {
+        **SHAPE, "optimizer.algorithm": "adamw", "optimizer.lr": 3e-4, "optimizer.steps": 10**6,
+        "optimizer.evaluate_every": "100%", "optimizer.checkpoint_every": "1000m", **options,
+    }  # fmt: skip
+    run = Run(api.configure("bert", given))
+    api._begin(run, str(data_file(TEXT)), None)
+    return run
+
+
+def prepare(folder: Path) -> dict[str, Any]:
+    """The weights to begin from as a Hugging Face folder with its tokenizer, and the rows; what they are, in numbers."""
+    run = begun()
+    run.system.export(run, out=folder)  # type: ignore[attr-defined]
+    save_bert(run.model, folder, pad=run.data.specials.pad, dropout=0.0)  # type: ignore[arg-type,attr-defined]
+    rows = [row for row in run.data.texts("train") if len(row) == SHAPE["data.window"]]  # type: ignore[attr-defined]
+    np.save(folder / "rows.npy", np.array(rows, np.int64))
+    return {
+        "weights": sum(p.numel() for p in run.model.parameters()),
+        "shape": SHAPE,
+        "rows": len(rows),
+    }
+
+
+def ours(folder: Path, contender: str, seconds: float) -> dict[str, float]:
+    """Steps of our own loop, timed once the first are done."""
+    precision = "float32" if "float32" in contender else "auto"
+    run = begun(**{"optimizer.precision": precision})
+    run.model.load_state_dict(load_bert(folder)[0].state_dict())
+    run.model.train()
+    search = Search(run.system.optimizer, run.objective, run.model, run.data, run)  # type: ignore[arg-type]
+    batches = search._batches()
+    for _ in range(WARM):
+        search.step(next(batches))
+    began, read, steps = time.perf_counter(), 0, 0
+    while time.perf_counter() - began < seconds:
+        step = next(batches)
+        search.step(step)
+        read, steps = read + sum(b["tokens"].numel() for b in step), steps + 1
+    return _measured(read, steps, time.perf_counter() - began)
+
+
+def theirs(folder: Path, contender: str, seconds: float) -> dict[str, float]:
+    """Trainer's own loop."""
+    warnings.simplefilter("ignore")
+    from transformers import (
+        AutoTokenizer,
+        BertForMaskedLM,
+        DataCollatorForLanguageModeling,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
+
+    rows = [{"input_ids": row} for row in torch.from_numpy(np.load(folder / "rows.npy"))]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = BertForMaskedLM.from_pretrained(folder, dtype=torch.float32)
+    arguments = TrainingArguments(
+        output_dir=str(folder / "trainer"), per_device_train_batch_size=SHAPE["data.batch"], max_steps=10**6,
+        bf16="bfloat16" in contender, use_cpu=True, learning_rate=3e-4, save_strategy="no", report_to="none",
+        disable_tqdm=True,
+    )  # fmt: skip
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        began, steps = 0.0, 0
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> Any:
+            if state.global_step == WARM:
+                self.began = time.perf_counter()
+            elif state.global_step > WARM:
+                self.steps, self.taken = state.global_step - WARM, time.perf_counter() - self.began
+                control.should_training_stop = self.taken > seconds
+            return control
+
+    clock = Clock()
+    collator = DataCollatorForLanguageModeling(tokenizer=tokenizer, mlm_probability=0.15)
+    trainer = Trainer(
+        model, args=arguments, train_dataset=rows, data_collator=collator, callbacks=[clock]
+    )
+    trainer.train()
+    read = clock.steps * SHAPE["data.batch"] * SHAPE["data.window"]
+    return _measured(read, clock.steps, clock.taken)
+
+
+def _measured(read: int, steps: int, seconds: float) -> dict[str, float]:
+    return {
+        "tokens a second": read / seconds,
+        "steps": steps,
+        "peak memory (MiB)": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def apart(folder: Path, contender: str, seconds: float) -> dict[str, float]:
+    """One measurement in a process of its own, as its user runs it."""
+    command = [sys.executable, "-m", "benchmarks.llm_bert", contender, str(folder), str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        raise SystemExit(f"{contender}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def bert(rounds: int, seconds: float, contenders: tuple[str, ...] = CONTENDERS) -> None:
+    """Contenders in turn, round after round; kept in results/llm_bert.json."""
+    import transformers
+
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        about = prepare(folder)
+        for _ in range(rounds):
+            for name in contenders:
+                found[name].append(apart(folder, name, seconds))
+                print(name, {k: round(v, 1) for k, v in found[name][-1].items()}, flush=True)
+    result: dict[str, Any] = {"transformers": transformers.__version__, **about, "measured": found}
+    rates = {name: [m["tokens a second"] for m in each] for name, each in found.items()}
+    theirs_ = [name for name in contenders if name.startswith("transformers")]
+    for name in (n for n in contenders if n.startswith("fourfold")):
+        peers = [p for p in theirs_ if "float32" in p] if "float32" in name else theirs_
+        if peers:
+            fastest = max(peers, key=lambda p: statistics.median(rates[p]))
+            result[f"{name}, times {fastest}"] = round(ratio(rates, name, fastest), 2)
+            print(f"{name}: {result[f'{name}, times {fastest}']} x {fastest}", flush=True)
+    keep("llm_bert", {"speed": result})
+
+
+if __name__ == "__main__":
+    name, place, span = sys.argv[1:]
+    print(
+        json.dumps(
+            (ours if name.startswith("fourfold") else theirs)(Path(place), name, float(span))
+        )
+    )
