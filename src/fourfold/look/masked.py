@@ -51,7 +51,7 @@ def restored(
         f"A held-out text of which the model saw no token on colour: {sum(hidden)} of {len(hidden)} were the "
         "likeliest to it. The darker the green, the surer it was; the darker the red, the less it expected the token."
     )
-    made = picture(fig, "Hidden tokens, filled in", caption)
+    made = picture(fig, "What was hidden, and whether the model knew it", caption)
     drawn = markup(cells, colors, inks, columns, lines)
     return replace(made, svg=drawn) if not drawable("".join(pieces)) else made
 

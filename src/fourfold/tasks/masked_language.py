@@ -100,7 +100,7 @@ class MaskedLanguage(Tokenized):
         if lines:
             given = [line for text in given for line in text.splitlines() if line.strip()]
         if not given or not all(text.strip() for text in given):
-            raise UserError("texts: is empty; there is nothing to embed")
+            raise UserError("texts: nothing to embed, a text is empty")
         rows, shortened = [], 0
         for text in given:
             inner = data.vocabulary.encode(text).tolist()
@@ -158,7 +158,10 @@ class MaskedLanguage(Tokenized):
         if not rows:
             return
         data = masked_data(run.data)
-        pieces, bits, marks = zip(*_passage(rows[0], data, PASSAGE), strict=True)
+        shown = list(_passage(rows[0], data, PASSAGE))
+        while len(shown) > 1 and not shown[-1][0].strip() and shown[-1][2] is None:
+            shown.pop()  # the row's end, and lines without a letter
+        pieces, bits, marks = zip(*shown, strict=True)
         yield restored(pieces, bits, marks)
         truth, guess = (
             np.concatenate([getattr(row, n) for row in rows]) for n in ("truth", "guess")
