@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.side_by_side import data_file, keep, ratio
+from benchmarks.side_by_side import data_file, ratio
 from fourfold import api
 from fourfold.core.run import Run
 from fourfold.models.bert_folder import load_bert, save_bert
@@ -137,15 +137,22 @@ def _measured(read: int, steps: int, seconds: float) -> dict[str, float]:
 
 def apart(folder: Path, contender: str, seconds: float) -> dict[str, float]:
     """One measurement in a process of its own, as its user runs it."""
-    command = [sys.executable, "-m", "benchmarks.llm_bert", contender, str(folder), str(seconds)]
+    command = [sys.executable, "-m", "benchmarks.llm", "bert-one", "--contender", contender]
+    command += ["--folder", str(folder), "--seconds", str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         raise SystemExit(f"{contender}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def bert(rounds: int, seconds: float, contenders: tuple[str, ...] = CONTENDERS) -> None:
-    """Contenders in turn, round after round; kept in results/llm_bert.json."""
+def one(folder: Path, contender: str, seconds: float) -> None:
+    """Measure in this process and print the numbers."""
+    measure = ours if contender.startswith("fourfold") else theirs
+    print(json.dumps(measure(folder, contender, seconds)))
+
+
+def bert(rounds: int, seconds: float, contenders: tuple[str, ...] = CONTENDERS) -> dict[str, Any]:
+    """Contenders in turn, round after round."""
     import transformers
 
     found: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
@@ -165,13 +172,4 @@ def bert(rounds: int, seconds: float, contenders: tuple[str, ...] = CONTENDERS) 
             fastest = max(peers, key=lambda p: statistics.median(rates[p]))
             result[f"{name}, times {fastest}"] = round(ratio(rates, name, fastest), 2)
             print(f"{name}: {result[f'{name}, times {fastest}']} x {fastest}", flush=True)
-    keep("llm_bert", {"speed": result})
-
-
-if __name__ == "__main__":
-    name, place, span = sys.argv[1:]
-    print(
-        json.dumps(
-            (ours if name.startswith("fourfold") else theirs)(Path(place), name, float(span))
-        )
-    )
+    return result

@@ -69,12 +69,15 @@ def machine() -> dict[str, Any]:
     }
 
 
-def keep(name: str, result: dict[str, Any]) -> None:
-    """Write `results/<name>.json`: the result, the command and the machine; sections made apart are merged."""
+def keep(name: str, result: dict[str, Any], *, module: str | None = None) -> None:
+    """Write `results/<name>.json`: the result, the command and the machine; sections made apart are merged.
+
+    `module` is the benchmark's own name, where it keeps several files.
+    """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     before = json.loads(path.read_text()) if path.exists() else {}
-    command = f"python -m benchmarks.{name} {shlex.join(sys.argv[1:])}".strip()
+    command = f"python -m benchmarks.{module or name} {shlex.join(sys.argv[1:])}".strip()
     sections = {
         key: {"result": value, "command": command, "machine": machine()}
         for key, value in result.items()
