@@ -252,3 +252,23 @@ def test_an_imported_model_s_adapters_name_its_folder(base: Path, tmp_path: Path
     assert (
         out / "base" / "model.safetensors"
     ).exists()  # 4 bits are no longer that folder's weights
+
+
+def test_conversations_tune_adapters_of_a_language_model(base: Path, tmp_path: Path) -> None:
+    rows = [{"question": f"{a} and 3?", "answer": f"{a + 3}."} for a in range(40)]
+    run = fourfold.fit(
+        "sft",
+        rows,
+        from_=base,
+        out=tmp_path / "sft",
+        adapter="lora",
+        rank=2,
+        quantize="nf4",
+        steps=3,
+    )
+    assert sum(p.requires_grad for p in run.model.parameters()) == 28
+    assert any(a.b.abs().max() > 0 for a in adapters(run.model).values())
+    again = fourfold.open(tmp_path / "sft")
+    assert again.system.adapter == "lora"
+    whole = fourfold.fit("sft", rows, from_=tmp_path / "sft", out=False, steps=1)
+    assert whole.system.adapter == "lora"  # the same system goes on as it was
