@@ -25,25 +25,35 @@ HEADS, LAYERS = 12, 12
 
 
 def attention_maps(
-    weights: Mapping[str, np.ndarray], tokens: Sequence[str], title: str = "Attention"
+    weights: Mapping[str, np.ndarray],
+    tokens: Sequence[str],
+    title: str = "Attention",
+    queries: Sequence[str] | None = None,
 ) -> Picture:
     """All maps as one picture: a row for each layer, a column for each head.
 
     Args:
         weights: (H, Q, K) by layer, each row of K a distribution.
         tokens: a name for each of the K positions, the queries being the last Q of them.
+        title: of the picture.
+        queries: a name for each of the Q positions, where they are those of another sequence.
 
     Raises:
-        ValueError: no layer, or other than K names.
+        ValueError: no layer, or other than K or Q names.
     """
     if not weights or any(w.shape[-1] != len(tokens) for w in weights.values()):
         shapes = {name: w.shape for name, w in weights.items()}
         raise ValueError(f"attention_maps expects {len(tokens)} keys in each layer, got {shapes}")
+    if queries is not None and any(w.shape[-2] != len(queries) for w in weights.values()):
+        shapes = {name: w.shape for name, w in weights.items()}
+        raise ValueError(
+            f"attention_maps expects {len(queries)} queries in each layer, got {shapes}"
+        )
     layers = _some(list(weights), LAYERS)
     heads = [_some(range(len(weights[name])), HEADS) for name in layers]
     shown = min(len(tokens), LONGEST)
-    cell = shown + 1 + shown // 8  # a map and the gap after it
-    fig = _draw(weights, layers, heads, [visible(token) for token in tokens[:shown]], cell)
+    asking = None if queries is None else [visible(token) for token in queries[:LONGEST]]
+    fig = _draw(weights, layers, heads, [visible(token) for token in tokens[:shown]], asking)
     caption = (
         "Rows look at columns: how much of each token a position takes, 0 dark to 1 bright; a row sums to 1. "
         f"{_left_out(weights, layers, heads, tokens, shown)}"
@@ -56,32 +66,34 @@ def _draw(
     layers: Sequence[str],
     heads: Sequence[Sequence[int]],
     names: Sequence[str],
-    cell: int,
+    asking: Sequence[str] | None,
 ) -> Figure:
     """All maps on one pair of axes: a hundred pairs would take a hundred times as long."""
-    shown, columns = len(names), max(map(len, heads))
-    gap, middle = cell - shown, (shown - 1) / 2
-    sheet = np.full((len(layers) * cell - gap, columns * cell - gap), np.nan)
+    columns, shown = max(map(len, heads)), len(names)
+    rows = shown if asking is None else len(asking)
+    wide, high = (count + 1 + count // 8 for count in (shown, rows))  # a map and the gap after it
+    sheet = np.full((len(layers) * high - (high - rows), columns * wide - (wide - shown)), np.nan)
     down: dict[int, str] = {}
     for i, (name, row) in enumerate(zip(layers, heads, strict=True)):
-        first = weights[name].shape[2] - weights[name].shape[1]  # position of the first query
-        down |= {i * cell + k: token for k, token in enumerate(names[first:])}
+        # position of the first query among the keys, where they are of one sequence
+        first = weights[name].shape[2] - weights[name].shape[1] if asking is None else 0
+        down |= {i * high + k: token for k, token in enumerate(asking or names[first:])}
         for j, head in enumerate(row):
-            map_ = weights[name][head, : max(1, shown - first), :shown]
-            sheet[i * cell : i * cell + len(map_), j * cell : j * cell + shown] = map_
-    side = max(1.5, 0.15 * cell)  # inches
-    fig, axes = subplots(width=side * columns + 1.2, height=side * len(layers) + 1.0)
+            map_ = weights[name][head, : max(1, rows - first), :shown]
+            sheet[i * high : i * high + len(map_), j * wide : j * wide + shown] = map_
+    across, tall = (max(1.5, 0.15 * cell) for cell in (wide, high))  # inches
+    fig, axes = subplots(width=across * columns + 1.2, height=tall * len(layers) + 1.0)
     axes.imshow(sheet, vmin=0, vmax=1, cmap="viridis", interpolation="nearest", aspect="auto")
     axes.grid(False)
     axes.spines[:].set_visible(False)
-    across = {j * cell + k: token for j in range(columns) for k, token in enumerate(names)}
-    axes.set_xticks(list(across), list(across.values()), rotation=90)
+    below = {j * wide + k: token for j in range(columns) for k, token in enumerate(names)}
+    axes.set_xticks(list(below), list(below.values()), rotation=90)
     axes.set_yticks(list(down), list(down.values()))
     axes.tick_params(labelsize=7, length=0)
     for j, head in enumerate(heads[0]):
-        axes.text(j * cell + middle, -1.2, f"head {head}", ha="center", fontsize=9)
+        axes.text(j * wide + (shown - 1) / 2, -1.2, f"head {head}", ha="center", fontsize=9)
     for i, name in enumerate(layers):
-        right, height = columns * cell - gap + 0.5, i * cell + middle
+        right, height = columns * wide - (wide - shown) + 0.5, i * high + (rows - 1) / 2
         axes.text(right, height, name, va="center", rotation=270, fontsize=9)
     return fig
 

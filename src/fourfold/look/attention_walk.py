@@ -49,7 +49,7 @@ class Walk(NamedTuple):
 
 
 def walked(
-    walk: Walk, place: int, tokens: Sequence[str], where: str
+    walk: Walk, place: int, tokens: Sequence[str], where: str, queries: Sequence[str] | None = None
 ) -> tuple[list[str], Table, Picture]:
     """A walk in sentences, as a table and as a picture.
 
@@ -58,12 +58,14 @@ def walked(
         place: the query's position.
         tokens: names of the S keys, and of the query too: tokens[place].
         where: the head, in words.
+        queries: names of the queries, where they are those of another sequence.
     """
+    asking = tokens if queries is None else queries
     scores, weights, output = walk.scores(), walk.weights(), walk.output()
     most = int(weights.argmax())
-    size, word = len(walk.query), visible(tokens[place])
+    size, word = len(walk.query), visible(asking[place])
     sentences = [
-        f'"{word}" (position {place + 1} of {len(tokens)}) in {where}: its query has {size} features and is multiplied '
+        f'"{word}" (position {place + 1} of {len(asking)}) in {where}: its query has {size} features and is multiplied '
         f"with {len(scores)} keys, which gives scores from {number(scores.min())} to {number(scores.max())}.",
         f"The scores are multiplied by {number(walk.scale)}"
         + (f" = 1/sqrt({size})" if math.isclose(walk.scale, size**-0.5) else "")
@@ -86,10 +88,10 @@ def walked(
         ),
         "The weight is the softmax of scaled + added, over all rows.",
     )  # fmt: skip
-    return sentences, table, _drawn(walk, place, tokens, where)
+    return sentences, table, _drawn(walk, word, tokens, where)
 
 
-def _drawn(walk: Walk, place: int, tokens: Sequence[str], where: str) -> Picture:
+def _drawn(walk: Walk, word: str, tokens: Sequence[str], where: str) -> Picture:
     weights, output = walk.weights(), walk.output()
     chosen = np.sort(np.argsort(-weights, kind="stable")[:SHOWN])
     rows = np.arange(len(chosen))
@@ -101,7 +103,7 @@ def _drawn(walk: Walk, place: int, tokens: Sequence[str], where: str) -> Picture
     high = max(float(np.abs(x).max()) for x in (walk.query, walk.keys[chosen])) or 1.0
     wide = max(float(np.abs(x).max()) for x in (output, walk.values[chosen])) or 1.0
     maps = (
-        (0, walk.query[:, None], f"query of\n{visible(tokens[place])}", high),
+        (0, walk.query[:, None], f"query of\n{word}", high),
         (1, walk.keys[chosen], "keys", high),
         (5, walk.values[chosen], "values", wide),
         (6, output[:, None], "weighted\nsum", wide),
@@ -126,4 +128,4 @@ def _drawn(walk: Walk, place: int, tokens: Sequence[str], where: str) -> Picture
         f"{where}: the query meets each key (rows), the products are scaled, the softmax makes them weights, and the "
         f"values are summed by them. Red above zero, blue below.{left}"
     )
-    return picture(fig, f"The way of {visible(tokens[place])} through attention", caption, dpi=110)
+    return picture(fig, f"The way of {word} through attention", caption, dpi=110)

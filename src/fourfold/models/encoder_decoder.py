@@ -257,6 +257,12 @@ class EncoderDecoder(nn.Module):
             elif name.endswith("bias"):
                 weight.zero_()
 
+    def sides(self, name: str) -> tuple[str, str]:
+        """Whose positions ask and whose are asked, "source" or "target", in the attention of a module by its name."""
+        if name.startswith("encoder."):
+            return "source", "source"
+        return "target", "source" if name.endswith(".cross") else "target"
+
     def embed(
         self, embedding: nn.Embedding, positions: Positions, tokens: Tensor, first: int = 0
     ) -> Tensor:

@@ -50,8 +50,8 @@ class AllAtOnce(Objective):
     """Nats of a target whose tokens are said all at once.
 
     The model is a `NonAutoregressive`; the batch is that of pairs. The end token is no part of a target, except with
-    an overlong output, where it is the last that counts. With CTC a target for which the slots of its source do not
-    suffice does not count; how many there are is logged as "left_out".
+    an overlong output, where it is the last that counts. While learning a row has as many slots as its target needs, where
+    the source gives fewer. With CTC a target beyond the window's slots does not count; their share is logged as "left_out".
     """
 
     reveal: Literal["none", "glancing", "masks"] = "none"
@@ -184,10 +184,9 @@ def prepared(network: Any, batch: Batch) -> Told:
     if network.length == "predicted":
         return Told(tokens, lengths, lengths.clamp(min=1))
     slots = network.room(batch["source_lengths"])
-    if (
-        network.length == "overlong"
-    ):  # while learning there is always room for the target and its end
-        slots = torch.maximum(slots, lengths + 1).clamp(max=network.window)
+    # while learning there is always room for the target, and its end
+    least = lengths + 1 if network.length == "overlong" else needed(tokens, lengths)
+    slots = torch.maximum(slots, least).clamp(max=network.window)
     return Told(tokens, lengths, slots)
 
 

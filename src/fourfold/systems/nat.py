@@ -192,7 +192,8 @@ class AllWordsAtOnce(Translator):
         if short:
             run.note(
                 f"{short:,} training targets have more tokens than their sources have slots ({self.upsample:g} for each token "
-                "and a few more) and are left out; a larger --upsample leaves fewer out."
+                "and a few more): they are learned with as many as they need, which their translations will not have; a "
+                "larger --upsample gives them more."
             )
 
     # --- verbs ----------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from fourfold.core.system import System
 from fourfold.core.types import Document, Explanation, Picture, Source, Table
 from fourfold.core.words import number
 from fourfold.data.text import IGNORE
-from fourfold.look.attention import attention_maps, attention_table, visible
+from fourfold.look.attention import visible
 from fourfold.look.depth import depth_picture
 from fourfold.look.health import inspect_batch
 from fourfold.look.landscape import direction, landscape, surface
@@ -31,11 +31,17 @@ from fourfold.look.modules import Step, parameters_within
 from fourfold.look.modules_draw import draw, modules_table, size_in_words
 from fourfold.look.modules_trace import trace
 from fourfold.look.projection import Method, projection_map
-from fourfold.tasks.attending import attended, attention_of, devices, word_walk
+from fourfold.tasks.attending import attended, attention_pictures, devices, word_walk
 
 
 class Explaining(System):
     """A system whose runs can be looked into."""
+
+    def _example(self, run: Run, text: str) -> tuple[Any, str] | None:
+        """A text as a source of one example, and in words what it is; None where a string is a path."""
+        if run.system.reads != "text":
+            return None
+        return {getattr(run.system.data, "field", "text"): [text]}, "of the given text"
 
     def explain(
         self,
@@ -79,10 +85,8 @@ class Explaining(System):
                 [table, *tables],
                 [picture, *pictures],
             )
-        if seen is not None:
-            found = attention_of(seen)
-            tables.append(attention_table(found[0]))
-            pictures.append(attention_maps(*found))
+        more_tables, maps = attention_pictures(seen)
+        tables, pictures = [*tables, *more_tables], [*pictures, *maps]
         embeddings = _embeddings(run, words, projection, seed)
         if embeddings is not None:
             pictures.append(embeddings)
@@ -172,9 +176,8 @@ def _without_padding(batch: Batch) -> Batch:
 def _opened(run: Run, source: Any) -> tuple[Data, Split, str]:
     if source is not None:
         said = f"of {describe(source)}"
-        if run.system.reads == "text" and isinstance(source, str):
-            field = getattr(run.system.data, "field", "text")
-            source, said = {field: [source]}, "of the given text"
+        if isinstance(source, str) and isinstance(run.system, Explaining):
+            source, said = run.system._example(run, source) or (source, said)
         return run.data.reopen(source, seed=run.seed, whole=True), "test", said
     try:
         return held_out(run)

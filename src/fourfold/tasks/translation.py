@@ -206,6 +206,15 @@ class Translator(Looking):
 
     # --- private --------------------------------------------------------------------------------------------
 
+    def _example(self, run: Run, text: str) -> tuple[dict[str, list[str]], str]:
+        """A source that is looked at beside the translation that the run makes of it."""
+        (said,) = self._outputs(run, [text], Decoding(beam=1))
+        options = pair_data(run.data).options
+        return {
+            options.source: [text],
+            options.target: [said],
+        }, f'of "{text}", translated as "{said}"'
+
     def _outputs(self, run: Run, sources: Sequence[str], how: Decoding) -> list[str]:
         """One output for each source, a line each."""
         found = Lines(self, run, how, None).translated(["\n".join(s.split("\n")) for s in sources])
