@@ -263,7 +263,7 @@ def test_special_tokens_follow_the_vocabulary_where_it_has_none() -> None:
         len(data.vocabulary) + i for i in range(3)
     ]
     assert data.entries == len(data.vocabulary) + 3
-    assert [data.name(n) for n in data.specials] == ["[MASK]", "[CLS]", "<|end|>", "[PAD]"]
+    assert [data.token_name(n) for n in data.specials] == ["[MASK]", "[CLS]", "<|end|>", "[PAD]"]
 
 
 def test_a_row_in_which_nothing_may_be_hidden() -> None:

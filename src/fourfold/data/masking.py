@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -14,19 +14,13 @@ from pydantic import Field, model_validator
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Batch, Data, Split
 from fourfold.core.state import write_text
-from fourfold.data.masks import Chance, hide
-from fourfold.data.packing import pack
+from fourfold.data.mask_tokens import NAMES, Specials
+from fourfold.data.masked_rows import Rows, Stretches, documents, packed, stretches, weighed
+from fourfold.data.masks import hide
 from fourfold.data.text import Text, TextData
 from fourfold.data.vocabulary import Vocabulary
 from fourfold.data.whole_words import WordStarts
 
-NAMES: dict[str, tuple[str, ...]] = {
-    "mask": ("[MASK]", "<mask>"),
-    "cls": ("[CLS]", "<s>"),
-    "sep": ("[SEP]", "</s>"),
-    "pad": ("[PAD]", "<pad>"),
-}
-"""What tokenizers call their special tokens."""
 SHORTEST = 3
 """Tokens of the smallest window: one between [CLS] and [SEP]."""
 Part = Annotated[float, Field(ge=0, le=1)]
@@ -85,51 +79,6 @@ class MaskedText(Text):
         return MaskedData(self, super().restore(folder), specials)
 
 
-class Specials(NamedTuple):
-    """The tokens around texts and in the place of hidden ones; those that the vocabulary lacks follow its entries."""
-
-    mask: int
-    cls: int
-    """Begins every text."""
-    sep: int
-    """Ends every text; the vocabulary's end token where it has no other."""
-    pad: int
-    """Fills a row; nothing sees it."""
-
-    @classmethod
-    def of(cls, vocabulary: Vocabulary, names: Mapping[str, str] = {}) -> Specials:
-        """Those of a vocabulary, found by their names.
-
-        Args:
-            vocabulary: of the texts.
-            names: what it calls some of them, by field; the field's usual names otherwise.
-        """
-        found: dict[str, int] = {"sep": vocabulary.end}
-        after = len(vocabulary)
-        for field, usual in NAMES.items():
-            for name in (names[field],) if field in names else usual:
-                number = vocabulary.special(name)
-                if number is not None:
-                    found[field] = number
-                    break
-            if field not in found:
-                found[field], after = after, after + 1
-        return cls(**found)
-
-
-class Rows(NamedTuple):
-    """An epoch's rows: stretches of documents, packed."""
-
-    begins: np.ndarray
-    """(P,) int64 places in the split's tokens."""
-    lengths: np.ndarray
-    """(P,) int64 tokens, [CLS] and [SEP] excluded."""
-    order: np.ndarray
-    """(P,) int64 stretches, those of a row side by side."""
-    edges: np.ndarray
-    """(R + 1,) int64: row r holds order[edges[r]:edges[r + 1]]."""
-
-
 class MaskedData(TextData):
     """Rows of the tokens of each split, each stretch of a document between [CLS] and [SEP].
 
@@ -158,7 +107,7 @@ class MaskedData(TextData):
         )
         self.specials = specials or Specials.of(text.vocabulary)
         self._plans: dict[tuple[Split, bool], tuple[int | None, Rows]] = {}
-        self._documents: dict[Split, tuple[np.ndarray, np.ndarray]] = {}
+        self._documents: dict[Split, Stretches] = {}
         self._jieba: dict[Split, np.ndarray] = {}
         taken = {*self.specials, self.vocabulary.end, self.vocabulary.unknown}
         taken.update(self.vocabulary.specials())
@@ -193,10 +142,12 @@ class MaskedData(TextData):
         """Tokens of a text that a row holds between [CLS] and [SEP]."""
         return self.window - 2
 
-    def name(self, token: int) -> str:
+    def token_name(self, token: int) -> str:
         """The name of a token, special ones beyond the vocabulary included."""
         if token < len(self.vocabulary):
             return self.vocabulary.token(token)
+        if token not in self.specials:
+            return f"<{token}>"  # a row of an imported embedding that no text is read as
         field = Specials._fields[self.specials.index(token)]
         return NAMES[field][0]
 
@@ -215,78 +166,31 @@ class MaskedData(TextData):
         held = self._plans.get((split, epoch is None))
         if held is not None and held[0] == epoch:
             return held[1]
-        if epoch is not None and split == "train" and self.mixture is not None:
-            begins, lengths = self._mixed(epoch)
+        key = None if epoch is None else (self.seed, epoch)
+        documents = self._found(split)
+        if key is not None and split == "train" and self.mixture is not None:
+            spans = [span for _, span, _, _ in self.held(split)]
+            chosen = weighed(documents, spans, self.mixture.shares, self.room, key)
         else:
-            begins, lengths = self._stretches(
-                *self._found(split), None if epoch is None else (epoch,)
-            )
-        if epoch is None:
-            order = np.arange(len(begins))
-        else:  # other neighbours in a row each time
-            order = np.random.default_rng([self.seed, epoch, 0x9AC]).permutation(len(begins))
-        full = lengths[order] == self.room  # rows of their own: nothing is to be looked for
-        short = order[~full]
-        rows = pack(lengths[short] + 2, np.arange(len(short)), self.window)
-        sizes = np.concatenate([np.ones(full.sum(), np.int64), [len(row) for row in rows]])
-        packed = np.concatenate([order[full], *(short[row] for row in rows)])
-        edges = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        made = Rows(begins, lengths, packed, edges)
+            chosen = stretches(documents, self.room, key)
+        made = packed(chosen, self.window, key)
         self._plans[split, epoch is None] = epoch, made
         return made
 
-    def _stretches(
-        self, begins: np.ndarray, lengths: np.ndarray, key: tuple[int, ...] | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Documents cut to what a row holds: where each stretch begins and how long it is; the key fixes the cuts."""
-        if key is None:
-            shifts = np.zeros_like(lengths)
-        else:
-            draws = Chance(self.seed, *key, 0x0FF)(begins)
-            shifts = np.where(lengths > self.room, (draws * self.room).astype(np.int64), 0)
-        counts = -(-(lengths + shifts) // self.room)
-        number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        shifts, lengths, begins = (np.repeat(v, counts) for v in (shifts, lengths, begins))
-        first = np.maximum(0, number * self.room - shifts)
-        last = np.minimum(lengths, (number + 1) * self.room - shifts)
-        return begins + first, last - first
-
-    def _mixed(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """An epoch's stretches under a mixture: whole passes of each source, and of one more pass as many as are missing."""
-        assert self.mixture is not None  # noqa: S101
-        begins, lengths = self._found("train")
-        total = lengths.sum()
-        found = []
-        for (_, span, _, _), share in zip(self.held("train"), self.mixture.shares, strict=True):
-            mine = (begins > span.start) & (begins <= span.stop)  # the opening token is the first
-            wanted = share * total / max(1, lengths[mine].sum())  # passes
-            for number in range(int(np.ceil(wanted))):
-                some = np.stack(self._stretches(begins[mine], lengths[mine], (epoch, number)))
-                if number + 1 > wanted:
-                    rng = np.random.default_rng([self.seed, epoch, number, 0x313C])
-                    kept = round((wanted - number) * some.shape[1])
-                    some = some[:, rng.permutation(some.shape[1])[:kept]]
-                found.append(some)
-        mixed = np.concatenate(found, axis=1)
-        return mixed[0], mixed[1]
-
-    def _found(self, split: Split) -> tuple[np.ndarray, np.ndarray]:
-        """Where the documents of a split begin, and how long they are, in tokens."""
+    def _found(self, split: Split) -> Stretches:
+        """The documents of a split."""
         if split not in self._documents:
-            tokens = self.tokens(split)
-            ends = np.append(np.flatnonzero(tokens == self.vocabulary.end), len(tokens))
-            # behind the opening token; where documents begin with a token of their own, behind that
+            # behind the end token; where documents begin with a token of their own, behind that
             after = 1 if self.vocabulary.begin is None else 2
-            begins = np.concatenate([[1], ends[:-1] + after])
-            lengths = ends - begins
-            self._documents[split] = begins[lengths > 0], lengths[lengths > 0]
+            self._documents[split] = documents(self.tokens(split), self.vocabulary.end, after)
         return self._documents[split]
 
     def take(self, split: Split, index: np.ndarray | slice, epoch: int | None) -> Batch:
         """See `Indexed.take`."""
         if isinstance(index, slice):
             index = np.arange(index.start, index.stop)
-        whole, sources, segments = self._whole(split, index, epoch)
+        plan = self._plan(split, epoch)
+        whole, sources, segments = plan.take(self.tokens(split), index, self.window, self.specials)
         free = self._ordinary[whole] & (sources >= 0)
         masked = hide(
             whole,
@@ -304,33 +208,6 @@ class MaskedData(TextData):
         if segments.any():
             batch["segments"] = torch.from_numpy(segments)
         return batch
-
-    def _whole(
-        self, split: Split, index: np.ndarray, epoch: int | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows before anything is hidden, each (B, T) int64: tokens, their places in the split or -1, and stretches."""
-        begins, lengths, order, edges = self._plan(split, epoch)
-        counts = edges[index + 1] - edges[index]
-        row = np.repeat(np.arange(len(index)), counts)
-        nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        piece = order[np.repeat(edges[index], counts) + nth]
-        sizes = lengths[piece] + 2
-        ends = np.cumsum(sizes)
-        inside = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - sizes, sizes)
-        before = ends - sizes  # of each row's pieces, less what other rows hold
-        before = before - np.repeat(before[np.cumsum(counts) - counts], counts)
-        shape = len(index), self.window
-        place = np.repeat(row * self.window + before, sizes) + inside
-        sources = np.full(shape, -1, np.int64)
-        sources.flat[place] = np.repeat(begins[piece], sizes) - 1 + inside
-        segments = np.repeat(counts[:, None], self.window, 1)  # padding is a stretch of its own
-        segments.flat[place] = np.repeat(nth, sizes)
-        text = self.tokens(split)
-        whole = np.full(shape, self.specials.pad, np.int64)
-        whole.flat[place] = text[np.minimum(sources.flat[place], len(text) - 1)]
-        for edge, token in ((before, self.specials.cls), (before + sizes - 1, self.specials.sep)):
-            whole[row, edge], sources[row, edge] = token, -1
-        return whole, sources, segments
 
     def _word_starts(
         self, split: Split, whole: np.ndarray, sources: np.ndarray
@@ -351,7 +228,7 @@ class MaskedData(TextData):
 
     def texts(self, split: Split) -> Iterator[list[int]]:
         """The tokens of every stretch in stored order, nothing hidden, [CLS] and [SEP] around it."""
-        begins, lengths, _, _ = self._plan(split, None)
+        begins, lengths = self._plan(split, None).stretches
         tokens = self.tokens(split)
         for begin, length in zip(begins.tolist(), lengths.tolist(), strict=True):
             inner = tokens[begin : begin + length].tolist()
@@ -376,7 +253,7 @@ class MaskedData(TextData):
         options = self.options
         chosen = (
             f"{options.rate:.0%} of a row's tokens, by {options.masking}; of them {options.random:.0%} behind a "
-            f"random token, {options.kept:.0%} as they are, the others behind {self.name(self.specials.mask)}"
+            f"random token, {options.kept:.0%} as they are, the others behind {self.token_name(self.specials.mask)}"
         )
         return {
             **found,

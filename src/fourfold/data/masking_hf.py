@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from fourfold.core.errors import UserError
 from fourfold.core.state import write_text
-from fourfold.data.masking import NAMES, MaskedData, Specials
+from fourfold.data.mask_tokens import NAMES, Specials
+from fourfold.data.masking import MaskedData
 from fourfold.data.subwords import Subwords
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def save_tokenizer(data: MaskedData, folder: Path, *, window: int) -> None:
 
     # a copy: the vocabulary's own must not learn new tokens
     tokenizer = Tokenizer.from_str(data.vocabulary.tokenizer().to_str())
-    names = {field: data.name(number) for field, number in data.specials._asdict().items()}
+    names = {field: data.token_name(number) for field, number in data.specials._asdict().items()}
     added = sorted((number, names[field]) for field, number in data.specials._asdict().items())
     tokenizer.add_special_tokens([name for _, name in added])
     for number, name in added:
@@ -85,7 +86,7 @@ def save_tokenizer(data: MaskedData, folder: Path, *, window: int) -> None:
         "clean_up_tokenization_spaces": False,
     }
     if data.vocabulary.unknown is not None:
-        config["unk_token"] = data.name(data.vocabulary.unknown)
+        config["unk_token"] = data.token_name(data.vocabulary.unknown)
     write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False))
 

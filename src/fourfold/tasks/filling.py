@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from fourfold.core.errors import UserError
-from fourfold.data.masking import NAMES, MaskedData
+from fourfold.data.mask_tokens import NAMES
+from fourfold.data.masking import MaskedData
 from fourfold.data.spaced import Spaced
 from fourfold.data.subwords import Subwords
 from fourfold.data.whole_words import entry_bytes
@@ -63,7 +64,7 @@ def blanks(data: MaskedData, text: str) -> Blanks:
     Raises:
         UserError: there is no mask in it, or it is longer than the window.
     """
-    mask = data.name(data.specials.mask)
+    mask = data.token_name(data.specials.mask)
     names = dict.fromkeys((mask, *NAMES["mask"]))
     texts = re.split("|".join(re.escape(name) for name in names), text)
     if len(texts) == 1:

@@ -65,7 +65,7 @@ class MaskedLanguage(Tokenized):
             {
                 "mask": guess.mask,
                 "rank": guess.rank,
-                "token": guess.piece.strip() or data.name(guess.token),
+                "token": guess.piece.strip() or data.token_name(guess.token),
                 "probability": guess.probability,
                 "text": blank.filled([*best[: guess.mask - 1], guess, *best[guess.mask :]]),
             }
@@ -173,7 +173,7 @@ class MaskedLanguage(Tokenized):
         yield from super().tables(run)
         data, rows = masked_data(run.data), _held_out_answers(run)
         lines = [
-            (data.name(t), data.name(g), round(math.exp(-n), 4))
+            (data.token_name(t), data.token_name(g), round(math.exp(-n), 4))
             for row in rows[:4]
             for t, g, n in zip(
                 row.truth.tolist(), row.guess.tolist(), row.nats.tolist(), strict=True
@@ -280,5 +280,5 @@ def _say_unknown(run: Run, data: MaskedData, tokens: list[int]) -> None:
     unknown = data.vocabulary.unknown
     if unknown is not None and (count := tokens.count(unknown)):
         run.console.say(
-            f"{count} of {len(tokens)} tokens are not in the vocabulary and read as {data.name(unknown)}"
+            f"{count} of {len(tokens)} tokens are not in the vocabulary and read as {data.token_name(unknown)}"
         )
