@@ -142,6 +142,17 @@ def test_initial_deviations() -> None:
     assert (model.norm.weight == 1).all()
 
 
+def test_names_of_weights_are_those_of_stored_runs() -> None:
+    block = (
+        "attention_norm.weight", "attention.query.weight", "attention.key.weight", "attention.value.weight",
+        "attention.out.weight", "feedforward_norm.weight", "feedforward.gate.weight", "feedforward.up.weight",
+        "feedforward.down.weight",
+    )  # fmt: skip
+    blocks = [f"blocks.{i}.{name}" for i in range(2) for name in block]
+    names = ["embedding.weight", *blocks, "norm.weight", "head.weight"]
+    assert list(small(tied=False).state_dict()) == names
+
+
 def test_tied_weights_are_one_tensor() -> None:
     tied, untied = small(tied=True), small(tied=False)
     assert tied.head.weight is tied.embedding.weight
