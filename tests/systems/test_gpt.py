@@ -198,3 +198,43 @@ def test_greedy_takes_the_most_likely_token(run: Run) -> None:
             tokens.append(int(run.model(torch.tensor([tokens]))[0, -1].argmax()))
     expected = vocabulary.decode(tokens)[len(prompt) :]
     assert "".join(run.generate(prompt, tokens=10, temperature=0)) == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"positions": "learned", "kv_heads": 2, "norm": "layer", "feedforward": "gelu_tanh", "bias": "all", "context_length": 64},
+        {"positions": "alibi", "query_key_norm": True, "feedforward": "reglu"},
+        {"positions": "t5", "bias": "qkv", "tied": True},
+        {"sliding": 5, "sliding_from": 1, "query_key_norm": True, "head_dim": 8, "rotary_scaling": {"rope_type": "linear", "factor": 2.0}},
+    ],
+)  # fmt: skip
+def test_every_form_is_learned_opened_and_continued(tmp_path: Path, options: dict) -> None:
+    toy, source = GPT.toy()
+    made = fourfold.fit(
+        fourfold.api.configure(toy, options),
+        source,
+        out=tmp_path / "run",
+        steps=3,
+        precision="float32",
+    )
+    again = fourfold.open(tmp_path / "run")
+    vocabulary = again.data.vocabulary  # type: ignore[attr-defined]
+    tokens = vocabulary.encode("1 and 2 make ").tolist()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            again.model(torch.tensor([tokens])), made.model(torch.tensor([tokens]))
+        )
+        for _ in range(8):
+            tokens.append(int(again.model(torch.tensor([tokens]))[0, -1].argmax()))
+    assert "".join(again.generate("1 and 2 make ", tokens=8, temperature=0)) == vocabulary.decode(
+        tokens[-8:]
+    )
+    if options["positions" if "positions" in options else "sliding"] in ("alibi", "t5"):
+        with pytest.raises(
+            UserError, match=f"no supported family .* positions {options['positions']}"
+        ):
+            again.export(out=tmp_path / "hf")
+    else:
+        again.export(out=tmp_path / "hf")  # reads back and compares
+        assert (tmp_path / "hf" / "config.json").exists()

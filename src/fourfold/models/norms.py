@@ -55,7 +55,9 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., W) to (..., W), in autocast's dtype where that is on."""
         if x.device.type != "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+            # queries and keys come in autocast's dtype, for which torch has no kernel beside wider weights
+            wide = x if x.dtype == self.weight.dtype else x.to(self.weight.dtype)
+            return F.rms_norm(wide, self.weight.shape, self.weight, self.eps).to(x.dtype)
         lowered = torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if lowered else x.dtype
         return _Normalize.apply(x, self.weight, self.eps, dtype)
