@@ -227,3 +227,26 @@ def test_validation_from_files_of_its_own() -> None:
     assert {s: len(data.conversations(s)) for s in ("train", "valid", "test")} == {
         "train": 48, "valid": 10, "test": 2,
     }  # fmt: skip
+
+
+def test_text_is_replayed_in_a_share_of_the_rows() -> None:
+    plain = opened()
+    data = opened(replay=0.25)
+    rows = plain.count("train", 0)
+    assert data.count("train", 0) == rows + round(rows / 3)
+    assert data.count("train", None) == rows  # not where losses are measured
+    tokens = "".join(data.vocabulary.decode(e.tokens) for e in plain.examples("train"))
+    whole, texts = 0, []
+    for batch in data.batches("train", epoch=0):
+        for row, targets in zip(batch["tokens"], batch["targets"], strict=True):
+            if (targets != -100).all():
+                whole += 1
+                texts.append(data.vocabulary.decode(row))
+                assert (row[1:] == targets[:-1]).all()
+    assert whole == round(rows / 3) and len(set(texts)) == whole
+    assert not any(text in tokens for text in texts)
+    later = [b for b in opened(replay=0.25).batches("train", epoch=1)]
+    again = {data.vocabulary.decode(r) for b in later for r in b["tokens"]}
+    assert not again >= set(texts)
+    assert "25% of the training rows are text" in data.summary()["notes"][-1]
+    assert data.fingerprint != plain.fingerprint

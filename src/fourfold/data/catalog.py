@@ -42,7 +42,7 @@ class File:
 class Entry:
     """A named data set."""
 
-    kind: Literal["text", "table", "images"]
+    kind: Literal["text", "table", "images", "conversations"]
     what: str
     licence: str
     source: str
@@ -65,6 +65,7 @@ _EXAMPLES = "pytorch/examples", "77f55b912142e11fcfdf5b530231fb9c52f181e8"
 _ETT = "zhouhaoyi/ETDataset", "1d16c8f4f943005d613b5bc962e9eeb06058cf07"
 _BROWNLEE = "jbrownlee/Datasets", "d20fcb6402ae34e653d4513b00f39257bb37ed7f"
 _C4 = "hiyouga/LLaMA-Factory", "ff6d4d12eeb035d6ce06805a5733dd7b29f2ac30"
+_GSM8K = "openai/grade-school-math", "3101c7d507"
 _POEMS = "chinese-poetry/chinese-poetry", "50744d0c72"
 _CI = "chinese-poetry/chinese-poetry", "99ebbef7e1"
 
@@ -129,6 +130,20 @@ def _poems(name: str, sha256: str, what: str, source: tuple[str, str]) -> Entry:
     return Entry("text", what, "MIT", _hub(source), "chinese-poetry", files, field="paragraphs")
 
 
+def _alpaca(language: str, packed: str, plain: str, what: str) -> Entry:
+    name = f"alpaca_{language}_demo.json"
+    file = File(f"{name}.gz", packed, _raw(_C4, f"data/{name}"), name, plain)
+    licence = "Apache-2.0 (repository); Alpaca's answers are otherwise published as CC BY-NC 4.0"
+    return Entry("conversations", what, licence, _hub(_C4), "instruction-preference-demo", (file,))
+
+
+def _gsm8k(part: str, packed: str, plain: str, what: str) -> Entry:
+    name = f"{part}.jsonl"
+    url = _raw(_GSM8K, f"grade_school_math/data/{name}")
+    files = (File(f"{name}.gz", packed, url, name, plain),)
+    return Entry("conversations", what, "MIT", _hub(_GSM8K), "gsm8k", files)
+
+
 CATALOG: dict[str, Entry] = {
     "tinyshakespeare": Entry(
         "text",
@@ -190,6 +205,30 @@ CATALOG: dict[str, Entry] = {
         "299449752d6066b88e2bc9269ea4fbfa3b2947e40e794a30b97215221e2ce0aa",
         "21,053 ci poems of the Song dynasty, simplified Chinese",
         _CI,
+    ),
+    "alpaca": _alpaca(
+        "en",
+        "6adab528a420a0499db88977d1bf04721634af555936254f831b5426dcc14d53",
+        "bcc37c64db1a739a0789a1b81f251146fcf4459f903474bc9e3c21bbb5628318",
+        "999 instructions with answers, English, of the Alpaca kind",
+    ),
+    "alpaca-zh": _alpaca(
+        "zh",
+        "71694e72f929e460ff4794771d22805d2e3297404fbbe3d6c8f81528217d5e90",
+        "d5a4be46ae70d23a461ffc16048069324c0865ee9aa0c8730e21ac4b65ea0f08",
+        "1,000 instructions with answers, Chinese, of the Alpaca kind",
+    ),
+    "gsm8k": _gsm8k(
+        "train",
+        "d52a31668743a4f18e4a284514e54eea07a06ae31fcf4293af2506c198c05bda",
+        "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465",
+        "7,473 problems of grade-school arithmetic, solved step by step",
+    ),
+    "gsm8k-test": _gsm8k(
+        "test",
+        "bb13a52c31b1fa4805ebab294dce067e337ccd4b61c3e6461c85c92965282c62",
+        "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14",
+        "1,319 further problems of the same kind",
     ),
     "housing": Entry(
         "table",

@@ -18,10 +18,11 @@ from fourfold.data.chat import TEMPLATES, Chat, Rendered, builtin_or_file
 from fourfold.data.chat_tokens import Encoded, special_tokens
 from fourfold.data.corpus import SPLITS
 from fourfold.data.records import Record, in_memory, records
-from fourfold.data.subwords import Subwords
+from fourfold.data.text import Text, TextData, learn_vocabulary
 from fourfold.data.text_sources import find_origins
+from fourfold.data.tokens import Measures
 from fourfold.data.turns import Conversation, conversation
-from fourfold.data.vocabulary import END, Bytes, Characters, Vocabulary
+from fourfold.data.vocabulary import END, Vocabulary
 
 if TYPE_CHECKING:
     from fourfold.data.conversations import Conversations
@@ -61,6 +62,19 @@ def reading(vocabulary: Vocabulary | None) -> tuple[str, str, list[str]]:
         return END, END, [END]
     bos, eos = (vocabulary.token(n) for n in (vocabulary.opening, vocabulary.end))
     return bos, eos, list(special_tokens(vocabulary))
+
+
+def replayed_text(
+    options: Conversations, vocabulary: Vocabulary, seed: int, row: int
+) -> tuple[np.ndarray, str]:
+    """The tokens of the training split of the texts to replay, (N,), and their fingerprint.
+
+    Raises:
+        UserError: there is no such text, or less than a row of it.
+    """
+    texts = TextData(Text(window=row), vocabulary, seed, "", Measures(), {})
+    opened = texts.reopen(list(options.texts) or None, seed=seed)
+    return opened.tokens("train"), opened.fingerprint
 
 
 class Opened:
@@ -137,17 +151,11 @@ class Opened:
 
     def learn(self, rendered: Texts) -> Vocabulary:
         """A vocabulary from the training split's texts."""
-        options = self.options
-        if options.unit == "byte":
-            return Bytes()
-        texts = [text.text for _, text in rendered["train"]]
-
-        def stream() -> Iterator[tuple[str, str]]:
-            return ((text.replace(END, ""), "") for text in texts)
-
-        if options.unit == "character":
-            return Characters.learn(stream, options.vocabulary, 1)
-        return Subwords.learn(stream, options.vocabulary, 1, sum(map(len, texts)))
+        texts = [text.text.replace(END, "") for _, text in rendered["train"]]
+        options, length = self.options, sum(map(len, texts))
+        return learn_vocabulary(
+            options.unit, lambda: ((text, "") for text in texts), options.vocabulary, 1, length
+        )
 
     def count_unknown(self, encoded: list[Encoded], vocabulary: Vocabulary, split: Split) -> None:
         """Note what the vocabulary does not hold."""

@@ -18,18 +18,20 @@ from fourfold.core.parts import Batch, Data, DataOptions, Split
 from fourfold.core.state import write_text
 from fourfold.data.chat import Chat
 from fourfold.data.chat_tokens import Encoded, encode_chats, special_tokens
-from fourfold.data.conversation_sources import Opened, open_conversations
+from fourfold.data.conversation_sources import (
+    Opened,
+    open_conversations,
+    replayed_text,
+)
 from fourfold.data.corpus import SPLITS
 from fourfold.data.loading import Indexed
 from fourfold.data.packing import pack
-from fourfold.data.templated import Templated, ready
+from fourfold.data.templated import WINDOW, Templated, ready
 from fourfold.data.text import IGNORE, TextData, load_vocabulary
 from fourfold.data.turns import Conversation
 from fourfold.data.vocabulary import Vocabulary
 
 FORMAT = 1
-WINDOW = 512
-"""Positions of a row where neither an option nor an earlier run says how many."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -51,6 +53,11 @@ class Conversations(DataOptions):
     """What becomes of conversations that are longer than the window: cut at the end, refused, or left out."""
     faulty: Literal["error", "drop"] = "error"
     """What becomes of rows that are no conversations, or in which the assistant says nothing."""
+    replay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the training rows that are windows of text, learned whole, so that the model does not forget its
+    language (the pretraining mix of Ouyang et al. 2022)."""
+    texts: tuple[str, ...] = ()
+    """Texts to replay: paths, globs, catalog names; none named takes the embedded text."""
     unit: Literal["byte", "character", "bpe"] = "bpe"
     """What a token is, where no earlier run says so."""
     vocabulary: PositiveInt | None = None
@@ -63,6 +70,10 @@ class Conversations(DataOptions):
         if abs(sum(self.split) - 1) > 1e-6 or self.split[0] == 0:
             raise ValueError(
                 f"split: expected shares that sum to 1, training not 0, got {self.split}"
+            )
+        if self.texts and not self.replay:
+            raise ValueError(
+                "texts without replay: none of them would be read; replay is the share of rows that are text"
             )
         return self
 
@@ -126,7 +137,7 @@ class ConversationData(Templated, Indexed):
     A batch is {"tokens": (B, T) int64, "targets": (B, T) int64, the next token of the same conversation where the
     assistant says it, else -100, "segments": (B, T) int64, the number of the conversation in its row from 1 on, 0
     where nothing is}. In an epoch which conversations share a row, and the order of the rows, are fixed by (seed,
-    epoch); each is there once.
+    epoch); each is there once. Where text is replayed some more rows of an epoch are windows of it, others in each.
     """
 
     unit = "assistant tokens"
@@ -142,6 +153,7 @@ class ConversationData(Templated, Indexed):
         about: dict[str, Any],
         examples: dict[Split, list[Encoded]] | None = None,
         turns: dict[Split, list[Conversation]] | None = None,
+        text: np.ndarray | None = None,
     ) -> None:
         Templated.__init__(self, vocabulary, chat)
         Indexed.__init__(self, batch=options.batch, seed=seed)
@@ -152,6 +164,8 @@ class ConversationData(Templated, Indexed):
         """Positions of a row."""
         self.fingerprint = fingerprint
         self._about, self._examples, self._turns = about, examples, turns
+        self._text = text
+        """(N,) tokens that are replayed."""
         self._rows: dict[tuple[Split, int | None], list[np.ndarray]] = {}
 
     def conversations(self, split: Split) -> Sequence[Conversation]:
@@ -175,7 +189,7 @@ class ConversationData(Templated, Indexed):
         rows = self._packed(split, epoch)
         if isinstance(index, slice):
             index = np.arange(index.start, index.stop)
-        return self.collate([[self.examples(split)[e] for e in rows[i]] for i in index.tolist()])
+        return self.collate([[self._example(split, e) for e in rows[i]] for i in index.tolist()])
 
     def collate(self, rows: Sequence[Sequence[Encoded]]) -> Batch:
         """A batch of rows of conversations; without packing as long as its longest."""
@@ -253,10 +267,30 @@ class ConversationData(Templated, Indexed):
                 order = np.random.default_rng([self.seed, epoch, 0x9AC4]).permutation(order)
                 self._rows = {k: v for k, v in self._rows.items() if k[1] is None}
             packing = self.options.packing
-            self._rows[key] = (
-                pack(lengths, order, self.row) if packing else list(order.reshape(-1, 1))
-            )
+            rows = pack(lengths, order, self.row) if packing else list(order.reshape(-1, 1))
+            if self._text is not None and split == "train" and epoch is not None:
+                rows += self._replayed(len(rows), epoch)
+            self._rows[key] = rows
         return self._rows[key]
+
+    def _replayed(self, rows: int, epoch: int) -> list[np.ndarray]:
+        """Rows of an epoch that are text: -1 - s stands for the window that begins at its token s."""
+        assert self._text is not None  # noqa: S101
+        wanted = round(rows * self.options.replay / (1 - self.options.replay))
+        generator = np.random.default_rng([self.seed, epoch, 0x7E47])
+        spare = len(self._text) - self.row - 1
+        offset = int(generator.integers(min(self.row, spare + 1)))
+        windows = generator.permutation((len(self._text) - 1 - offset) // self.row)
+        starts = np.resize(windows, wanted) * self.row + offset  # over again, where there are few
+        return [np.array([-1 - start]) for start in starts.tolist()]
+
+    def _example(self, split: Split, number: int) -> Encoded:
+        if number >= 0:
+            return self.examples(split)[number]
+        assert self._text is not None  # noqa: S101
+        tokens = self._text[-1 - number :][: self.row + 1].astype(np.int64)
+        begin = self.vocabulary.begin  # it is given, never guessed
+        return Encoded(tokens, tokens != (-1 if begin is None else begin))
 
 
 def _now() -> datetime.datetime:
@@ -299,8 +333,15 @@ def _prepared(
     about = opened.about(examples, row)
     about["date"] = now.isoformat()
     fingerprint = opened.fingerprint(vocabulary, source, now if "strftime_now" in source else None)
+    text = None
+    if options.replay and examples["train"]:
+        text, digest = replayed_text(options, vocabulary, seed, row)
+        fingerprint = f"{fingerprint[:32]}{digest[:32]}"
+        about["notes"].append(
+            f"{options.replay:.0%} of the training rows are text, {len(text):,} tokens of it, of which every token is learned"
+        )
     data = ConversationData(
-        options, vocabulary, chat, seed, window, fingerprint, about, examples, opened.turns
+        options, vocabulary, chat, seed, window, fingerprint, about, examples, opened.turns, text
     )
     about["rows"] = {split: data.size(split) if examples[split] else 0 for split in SPLITS}
     about["padding"] = _padding(data)

@@ -25,7 +25,7 @@ def records(origin: Origin) -> Iterator[Record]:
     Raises:
         UserError: it cannot be read; the file and line are named.
     """
-    kind = kind_of(origin.path) if origin.path else _kind_of_stream(origin)
+    kind = (kind_of(origin.path) if origin.path else "") or _kind_of_stream(origin)
     if kind in (".jsonl", ".ndjson"):
         yield from _json_lines(origin)
     elif kind == ".json":
