@@ -9,8 +9,9 @@
 A language model goes on with conversations in its chat template; of the next tokens only the assistant's count.
 Conversations are packed into rows without seeing one another.
 
-Result: a character model of 4 layers x 128 after 500 steps on the embedded text, tuned for 6 epochs on 1,200 words to be put
-in brackets (68 s on one busy core): 45% of 200 held-out words are answered exactly, 0% after one epoch.
+Result: a character model of 4 layers x 128 after 500 steps on the embedded text, tuned for 3 epochs on 1,200 exchanges
+with --replay 0.1, answers 200 held-out prompts in the form that was shown, "Letter: X." (ROUGE-L 0.645), 29% of them
+rightly; 2.17 bits per byte of its text became 2.30: tests/systems/test_sft_end_to_end.py.
 """
 
 from __future__ import annotations
