@@ -14,6 +14,7 @@ the best of some.
 from __future__ import annotations
 
 import argparse
+import gzip
 import subprocess
 import sys
 import time
@@ -35,7 +36,7 @@ from fourfold.models.decoding import Search, by_length, greedy
 from fourfold.models.encoder_decoder import EncoderDecoder
 from fourfold.models.incremental import Incremental
 from fourfold.optimizers.search import Search as Training
-from fourfold.tasks.translation import PLACES
+from fourfold.tasks.translation import PLACES, Decoding, decoded
 
 WIDTH, LAYERS, HEADS, HIDDEN, VOCABULARY = 256, 3, 4, 512, 6000
 DROPOUT, SMOOTHING = 0.1, 0.1
@@ -223,29 +224,49 @@ def marian_greedy(batch: int, bf16: bool) -> float:
 # --- nat beside its teacher ---------------------------------------------------------------------------------
 
 
-def translating(folder: str, batch: int, dtype: str, count: int) -> float:
-    """Sentences a second of a run over validation sentences, so many at a time, from tokens to tokens."""
-    run = api.open(folder)
-    lines = [
-        line
-        for line in __import__("gzip")
-        .open(data_file("multi30k-en-de/val.en.gz"), "rt")
-        .read()
-        .split("\n")
-        if line.strip()
-    ][:count]
-    rows, _ = pair_data(run.data).encode_sources(lines)
-    system: Any = run.system
-    wanted = torch.float32 if dtype == "float32" else None
+def beside_teacher(teacher: str, student: str, rounds: int, count: int) -> dict[str, Any]:
+    """Sentences a second from tokens to tokens, 1 and 32 at a time, greedy search in both formats against one pass."""
+    with gzip.open(data_file("multi30k-en-de/val.en.gz"), "rt", encoding="utf-8") as file:
+        lines = file.read().split("\n")[:count]
+    runs = {name: api.open(name) for name in (teacher, student)}
+    rows, _ = pair_data(runs[teacher].data).encode_sources(lines)
+    model = runs[teacher].model
+    assert isinstance(model, EncoderDecoder)
+    data = pair_data(runs[teacher].data)
+    formats = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    steppers = {name: Incremental(model, dtype) for name, dtype in formats.items()}
+    system: Any = runs[student].system
 
-    def once(some: list[list[int]]) -> None:
-        for start in range(0, len(some), batch):
-            system.greedy_tokens(run, some[start : start + batch], wanted)
+    def searched(name: str, batch: int) -> float:
+        began = time.perf_counter()
+        for start in range(0, len(rows), batch):
+            decoded(
+                steppers[name],
+                data,
+                rows[start : start + batch],
+                Decoding(beam=1),
+                runs[teacher].device,
+            )
+        return len(rows) / (time.perf_counter() - began)
 
-    once(rows[: 2 * batch])
-    began = time.perf_counter()
-    once(rows)
-    return len(rows) / (time.perf_counter() - began)
+    def filled(batch: int) -> float:
+        began = time.perf_counter()
+        for start in range(0, len(rows), batch):
+            system._decode(runs[student], rows[start : start + batch], Decoding(beam=1))
+        return len(rows) / (time.perf_counter() - began)
+
+    found = {}
+    for batch in (1, 32):
+        contenders = {f"teacher, {name}": partial(searched, name, batch) for name in formats}
+        values = alternate({**contenders, "nat": partial(filled, batch)}, rounds + 1)
+        values = {name: rates[1:] for name, rates in values.items()}  # what is arranged once
+        middle = medians(values)
+        fastest = max(contenders, key=lambda name: middle[name])
+        found[f"{batch} at a time"] = {
+            **{name: round(rate, 1) for name, rate in middle.items()},
+            "times the fastest": round(ratio(values, "nat", fastest), 2),
+        }
+    return found
 
 
 # --- all ------------------------------------------------------------------------------------------------------
@@ -312,14 +333,24 @@ def main() -> None:
     )
     parser.add_argument("--contender", default="fourfold")
     parser.add_argument("--setting", default="adamw")
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[64, 128], help="of the peers, the best is taken"
+    )
     parser.add_argument("--teacher")
     parser.add_argument("--student")
+    parser.add_argument(
+        "--sentences", type=int, default=256, help="of the validation split, for nat"
+    )
     given = parser.parse_args()
+
+    def settings(form: str) -> list[str]:
+        return [f"{form}:{batch}" for batch in given.batches]
+
     if given.what == "one":
         print(one(given.contender, given.setting, given.seconds))
     elif given.what == "training":
         peers = {
-            f"torch.nn.Transformer {f}": ("torch.nn.Transformer", [f"{f}:64", f"{f}:128"])
+            f"torch.nn.Transformer {f}": ("torch.nn.Transformer", settings(f))
             for f in ("float32", "bfloat16")
         }
         ours = {"fourfold": ("fourfold", ["adamw"]), "fourfold, Muon": ("fourfold", ["muon"])}
@@ -327,7 +358,7 @@ def main() -> None:
         keep("translate_speed", {"training, target tokens a second": row})
     elif given.what == "greedy":
         peers = {
-            f"MarianMT {f}": ("MarianMT", [f"{f}:64", f"{f}:256"]) for f in ("float32", "bfloat16")
+            f"MarianMT {f}": ("MarianMT", settings(f)) for f in ("float32", "bfloat16")
         }
         ours = {
             "fourfold": ("fourfold greedy", ["auto"]),
@@ -335,6 +366,10 @@ def main() -> None:
         }
         row = side_by_side(ours | peers, "fourfold", given.rounds, given.seconds)
         keep("translate_speed", {"greedy, sentences a second": row})
+    else:
+        found = beside_teacher(given.teacher, given.student, given.rounds, given.sentences)
+        print(found)
+        keep("translate_speed", {"nat beside its teacher, sentences a second": found})
 
 
 if __name__ == "__main__":

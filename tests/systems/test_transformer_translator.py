@@ -1,0 +1,89 @@
+"""transformer on sequences of known generators: learned to the last one, and beyond the lengths learned from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fourfold import api
+from fourfold.core.errors import UserError
+from fourfold.core.run import Run
+from fourfold.data.pairs import pair_data
+from fourfold.models.encoder_decoder import EncoderDecoder
+from fourfold.systems.transformer import TransformerTranslator
+
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRST"
+LEARN: dict[str, Any] = {
+    "data.unit": "character", "data.split": (0.99, 0.01, 0.0), "width": 64, "heads": 4, "layers": 2, "dropout": 0.0,
+    "smoothing": 0.0, "optimizer.algorithm": "muon", "optimizer.arguments": {}, "optimizer.lr": 0.02,
+    "optimizer.schedule": "wsd", "optimizer.warmup": 20, "optimizer.decay_from": 0.4, "optimizer.decay": 0.0,
+    "optimizer.evaluate_every": "100%",
+}  # fmt: skip
+
+
+def made(task: str, count: int, shortest: int, longest: int, seed: int) -> dict[str, list[str]]:
+    """Sequences and what becomes of them: different letters in order, or digits copied or turned round."""
+    random = np.random.default_rng(seed)
+    sources, targets = [], []
+    for _ in range(count):
+        size = int(random.integers(shortest, longest + 1))
+        if task == "sort":
+            source = "".join(random.permutation(list(LETTERS))[:size])
+            target = "".join(sorted(source))
+        else:
+            source = "".join(random.choice(list("0123456789"), size))
+            target = source if task == "copy" else source[::-1]
+        sources.append(source)
+        targets.append(target)
+    return {"source": sources, "target": targets}
+
+
+def right(run: Run, pairs: dict[str, list[str]]) -> float:
+    """Share of the outputs that are the target, to the letter."""
+    said = [text.rstrip("\n") for text in run.translate(pairs["source"], beam=1)]
+    return float(np.mean([a == b for a, b in zip(said, pairs["target"], strict=True)]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "steps"), [("reverse", 700), ("copy", 500)])
+def test_sequences_are_learned_to_the_last_one(task: str, steps: int) -> None:
+    run = api.fit("transformer", made(task, 20_000, 1, 12, 0), out=False, **{**LEARN, "optimizer.steps": steps})  # fmt: skip
+    assert right(run, made(task, 300, 1, 12, 7)) == 1.0
+
+
+@pytest.mark.slow
+def test_sorting_without_positions_goes_on_beyond_the_lengths_learned_from() -> None:
+    """What comes next is the least letter after the last one, wherever it stands: nothing depends on places."""
+    options = {**LEARN, "positions": "none", "optimizer.steps": 400}
+    run = api.fit("transformer", made("sort", 20_000, 1, 12, 0), out=False, **options)
+    assert right(run, made("sort", 300, 1, 12, 7)) == 1.0
+    assert right(run, made("sort", 300, 13, 16, 8)) == 1.0
+
+
+def test_a_shared_vocabulary_is_one_matrix_and_two_are_two() -> None:
+    toy, source = TransformerTranslator.toy()
+    for shared in (True, False):
+        run = api.fit(toy, source, out=False, **{"data.shared": shared, "optimizer.steps": 2})
+        model = run.model
+        assert isinstance(model, EncoderDecoder) and pair_data(run.data).shared == shared
+        assert (model.source_embedding.weight is model.target_embedding.weight) == shared
+        assert model.head.weight is model.target_embedding.weight
+
+
+def test_sizes_that_do_not_fit_are_said() -> None:
+    toy, source = TransformerTranslator.toy()
+    with pytest.raises(UserError, match="heads 3: expected heads that divide the width; heads 2 would do"):
+        api.fit(toy, source, out=False, heads=3)
+    with pytest.raises(UserError, match="even number"):
+        api.fit(toy, source, out=False, width=15, heads=3)
+
+
+def test_batch_mates_never_change_a_translation() -> None:
+    toy, source = TransformerTranslator.toy()
+    run = api.fit(toy, source, out=False, **{"optimizer.steps": 60, "optimizer.lr": 1e-2})
+    texts = ["1", "98765", "333", "12121"]
+    for options in ({"beam": 1}, {"beam": 4}):
+        together = list(run.translate(texts, **options))
+        assert together == [f"{list(run.translate(text, **options))[0]}\n" for text in texts]
