@@ -357,9 +357,7 @@ def main() -> None:
         row = side_by_side(ours | peers, "fourfold", given.rounds, given.seconds)
         keep("translate_speed", {"training, target tokens a second": row})
     elif given.what == "greedy":
-        peers = {
-            f"MarianMT {f}": ("MarianMT", settings(f)) for f in ("float32", "bfloat16")
-        }
+        peers = {f"MarianMT {f}": ("MarianMT", settings(f)) for f in ("float32", "bfloat16")}
         ours = {
             "fourfold": ("fourfold greedy", ["auto"]),
             "fourfold float32": ("fourfold greedy", ["float32"]),

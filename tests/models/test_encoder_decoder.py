@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fourfold.models.attention import lengths_mask
+from fourfold.models.attention import lengths_mask, looking
 from fourfold.models.encoder_decoder import (
     CrossAttention,
     DecoderLayer,
@@ -18,8 +18,9 @@ from fourfold.models.encoder_decoder import (
     EncoderLayer,
     SelfAttention,
 )
-from fourfold.models.incremental import Incremental
+from fourfold.models.incremental import Attending, Incremental
 from fourfold.models.positions import KINDS, make_positions
+from fourfold.models.products import with_products
 
 WIDTH, HEADS, HIDDEN = 8, 2, 12
 size = st.integers(1, 5)
@@ -204,6 +205,38 @@ def test_reordered_rows_go_on_as_if_they_had_always_been_so(choices: list[list[i
     logits, _ = stepper.next(state, written[:, -1])
     expected = made.head(made(source[owners], lengths[owners], written)[:, -1])
     torch.testing.assert_close(logits, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_where_a_step_looks_is_the_last_layers_own() -> None:
+    made = model()
+    source, lengths = torch.randint(11, (3, 6)), torch.tensor([6, 2, 5])
+    tokens = torch.randint(13, (3, 4))
+    plain, stepper = Incremental(made, torch.float64), Attending(made, torch.float64)
+    before, state = plain.begin(source, lengths), stepper.begin(source, lengths)
+    rows = torch.tensor([0, 0, 1, 1, 2, 2])  # two rows of each source
+    before, state = plain.reorder(before, rows), stepper.reorder(state, rows)
+    for token in tokens[rows].T:
+        same, before = plain.next(before, token)
+        logits, state = stepper.next(state, token)
+        assert torch.equal(logits, same)
+    with looking() as looked:
+        made(source, lengths, tokens)
+    expected = looked[-1].weights(3)[:, :, -1].mean(1)[rows]  # (R, S)
+    torch.testing.assert_close(stepper.attended(state), expected, rtol=1e-8, atol=1e-10)
+    with pytest.raises(ValueError, match="next"):
+        stepper.attended(stepper.begin(source, lengths))
+
+
+def test_products_are_made_anew_once_weights_have_changed() -> None:
+    made = model()
+    first = with_products(made, torch.float64)
+    assert with_products(made, torch.float64) is first
+    with torch.no_grad():
+        made.head.weight.add_(1.0)
+    second = with_products(made, torch.float64)
+    assert second is not first and with_products(made, torch.float32) is not second
+    x = torch.randn(2, WIDTH, dtype=torch.float64)
+    torch.testing.assert_close(second.head(x), made.head(x))
 
 
 def test_a_shared_vocabulary_is_one_matrix() -> None:

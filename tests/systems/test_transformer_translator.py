@@ -74,7 +74,9 @@ def test_a_shared_vocabulary_is_one_matrix_and_two_are_two() -> None:
 
 def test_sizes_that_do_not_fit_are_said() -> None:
     toy, source = TransformerTranslator.toy()
-    with pytest.raises(UserError, match="heads 3: expected heads that divide the width; heads 2 would do"):
+    with pytest.raises(
+        UserError, match="heads 3: expected heads that divide the width; heads 2 would do"
+    ):
         api.fit(toy, source, out=False, heads=3)
     with pytest.raises(UserError, match="even number"):
         api.fit(toy, source, out=False, width=15, heads=3)
@@ -84,6 +86,6 @@ def test_batch_mates_never_change_a_translation() -> None:
     toy, source = TransformerTranslator.toy()
     run = api.fit(toy, source, out=False, **{"optimizer.steps": 60, "optimizer.lr": 1e-2})
     texts = ["1", "98765", "333", "12121"]
-    for options in ({"beam": 1}, {"beam": 4}):
+    for options in ({"beam": 1}, {"beam": 4}, {"beam": 3, "coverage": 0.5}):
         together = list(run.translate(texts, **options))
         assert together == [f"{list(run.translate(text, **options))[0]}\n" for text in texts]

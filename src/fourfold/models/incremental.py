@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fourfold.models.attention import attention
+from fourfold.models.attention import attention, looking
 from fourfold.models.encoder_decoder import (
     CrossAttention,
     DecoderLayer,
@@ -43,6 +43,8 @@ class State:
     """Tokens written."""
     rows: int
     """R, a multiple of G: rows of one source stand side by side."""
+    looked: Tensor | None = None
+    """(R, S), where the last step looked in the source, for `Attending`."""
 
 
 class Incremental:
@@ -134,15 +136,33 @@ class Incremental:
         sources = rows.div(state.rows // groups, rounding_mode="floor")
         each, counts = torch.unique_consecutive(sources, return_counts=True)
         if bool((counts == counts[0]).all()):
-            sources = (
-                each  # rows of one source still stand side by side, and every source has as many
-            )
+            # rows of one source still stand side by side, and every source has as many
+            sources = each
         cross, keep = state.cross, state.keep
         if not torch.equal(sources, torch.arange(groups, device=rows.device)):
             cross = tuple((k[sources], v[sources]) for k, v in cross)
             keep = None if keep is None else keep[sources]
         past = tuple((k[rows], v[rows]) for k, v in state.past)
         return State(cross, keep, past, state.place, len(rows))
+
+
+class Attending(Incremental):
+    """The same, and says where in the source it looks: the last layer's weights, a mean over its heads."""
+
+    def next(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
+        """See `Incremental.next`."""
+        with looking() as looked:
+            logits, after = super().next(state, tokens)
+        weights = looked[-1].weights(
+            len(looked[-1].q)
+        )  # of the last layer's look at the source, (G, H, R / G, S)
+        return logits, replace(after, looked=weights.mean(1).flatten(0, 1))
+
+    def attended(self, state: State) -> Tensor:
+        """Weights over the source's tokens, (R, S), of the last call of `next`."""
+        if state.looked is None:
+            raise ValueError("Attending expects a state after next(), got one before")
+        return state.looked
 
 
 def _cross(

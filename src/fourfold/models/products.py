@@ -7,7 +7,8 @@ In bfloat16 on a CPU oneDNN reorders a weight at every call unless it is given r
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+import weakref
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -45,9 +46,13 @@ class Product(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
 
-@torch.no_grad()
+_made: weakref.WeakKeyDictionary[nn.Module, tuple[Any, nn.Module]] = weakref.WeakKeyDictionary()
+
+
 def with_products(model: M, dtype: torch.dtype | None = None) -> M:
     """A copy of a model, in evaluation mode, whose linear layers are products.
+
+    It is kept, and handed over again as long as the model's weights stay as they are.
 
     Args:
         model: not changed.
@@ -56,6 +61,15 @@ def with_products(model: M, dtype: torch.dtype | None = None) -> M:
     place = next(model.parameters()).device
     if dtype is None:
         dtype = torch.bfloat16 if gains_from_bfloat16(place.type) else torch.float32
+    key = dtype, tuple((p.data_ptr(), p._version) for p in model.parameters())
+    known = _made.get(model)
+    if known is None or known[0] != key:
+        known = _made[model] = key, _copied(model, dtype)
+    return cast(M, known[1])
+
+
+@torch.no_grad()
+def _copied(model: M, dtype: torch.dtype) -> M:
     copied = copy.deepcopy(model).eval().requires_grad_(False)
     for module in list(copied.modules()):
         for name, child in module.named_children():

@@ -19,12 +19,13 @@ from fourfold.core.parts import Data
 from fourfold.core.run import Run
 from fourfold.core.system import system
 from fourfold.data.pairs import Pairs, pair_data
+from fourfold.models.decoding import Output
 from fourfold.models.encoder_decoder import EncoderDecoder
-from fourfold.models.incremental import Incremental
+from fourfold.models.incremental import Attending, Incremental
 from fourfold.models.positions import Kind
 from fourfold.objectives.sequence import TargetToken
 from fourfold.optimizers.gradient import Gradient
-from fourfold.tasks.translation import Translator
+from fourfold.tasks.translation import Decoding, Translator, decoded
 
 
 @system("transformer", reads="pairs")
@@ -110,10 +111,15 @@ class TransformerTranslator(Translator):
 
     def stepper(self, run: Run) -> Incremental:
         """See `Translator.stepper`."""
-        model = run.model
-        if not isinstance(model, EncoderDecoder):
-            raise TypeError(f"transformer expects EncoderDecoder, got {type(model).__name__}")
-        return Incremental(model)
+        # where words may be unknown, the source's are copied from where the model looks
+        unknown = pair_data(run.data).target_vocabulary.unknown
+        return Incremental(_model(run)) if unknown is None else Attending(_model(run))
+
+    def _decode(self, run: Run, sources: list[list[int]], how: Decoding) -> list[list[Output]]:
+        """See `Translator._decode`."""
+        if not how.coverage:
+            return super()._decode(run, sources, how)
+        return decoded(Attending(_model(run)), pair_data(run.data), sources, how, run.device)
 
     @classmethod
     def toy(cls) -> tuple[TransformerTranslator, Any]:
@@ -127,3 +133,10 @@ class TransformerTranslator(Translator):
             optimizer=Gradient(lr=3e-3, steps=12),
         )
         return small, {"source": numbers, "target": [number[::-1] for number in numbers]}
+
+
+def _model(run: Run) -> EncoderDecoder:
+    model = run.model
+    if not isinstance(model, EncoderDecoder):
+        raise TypeError(f"transformer expects EncoderDecoder, got {type(model).__name__}")
+    return model
