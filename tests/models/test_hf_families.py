@@ -82,6 +82,26 @@ def test_linear_scaling_and_gates(tmp_path: Path) -> None:
         assert difference(ours, again) < 1e-5
 
 
+V4: dict[str, dict[str, Any]] = {
+    "llama": {"rope_theta": 500.0, "rope_scaling": {k: v for k, v in LLAMA3.items() if k != "rope_theta"}},
+    "mistral": {"rope_theta": 1e5, "sliding_window": None},
+    "qwen2": {"rope_theta": 1e6, "rope_scaling": {"type": "linear", "factor": 2.0}, "use_sliding_window": False, "sliding_window": 3},
+}  # fmt: skip
+"""As transformers 4 wrote rotary positions and sliding windows."""
+
+
+@pytest.mark.parametrize("family", V4)
+def test_configurations_of_transformers_4(tmp_path: Path, family: str) -> None:
+    changed(tmp_path, family, rope_parameters="gone", layer_types="gone", **V4[family])
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    ours, _ = load_model(tmp_path)
+    assert difference(ours.eval(), theirs) < 1e-5
+    scaled = V4[family].get("rope_scaling")
+    assert (ours.rotary_scaling is None) == (scaled is None) and ours.base == V4[family][
+        "rope_theta"
+    ]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_narrow_weights_become_float32(tmp_path: Path, dtype: torch.dtype) -> None:
     theirs = model_of(drawn_config("qwen2", 0)).to(dtype)

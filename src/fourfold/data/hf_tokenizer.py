@@ -106,6 +106,8 @@ def special_tokens(folder: Path, tokenizer: Tokenizer, size: int) -> tuple[Speci
         raise UserError(
             f"{folder}: names no end token; expected eos_token in {CONFIG} or eos_token_id in config.json"
         )
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
     begin = _begin(tokenizer, settings)
     return Special(ends[0], begin, tuple(ends), size), notes
 
