@@ -186,34 +186,32 @@ def _different(first: Path, second: Path, left: list[str], right: list[str]) -> 
     )
 
 
-def _suspicious(left: list[str], right: list[str], window: int = 20) -> tuple[int, str]:
-    """The first line (from 1) whose sides do not go together: one is empty, or lengths no longer go together.
+def _suspicious(left: list[str], right: list[str]) -> tuple[int, str]:
+    """The first line (from 1) whose sides do not go together, and why.
 
-    After a line too many on one side, long lines stand beside short ones: the place is where the logarithms
-    of the ratios begin to scatter `window` lines long, measured by what they scatter before.
+    The longer side is taken to have its surplus lines in one place: the one where the logarithms of the ratios of the
+    lengths, of lines before it side by side and of lines behind it moved together, lie closest to their median.
     """
     import numpy as np
 
-    both = min(len(left), len(right))
+    both, surplus = min(len(left), len(right)), abs(len(left) - len(right))
+    shorter, longer = (left, right) if len(left) < len(right) else (right, left)
+    a, b = (np.log(np.array([len(x) for x in side]) + 5.0) for side in (shorter, longer))
     if not both:
         return 1, "one side ends before it"
-    a = np.array([len(x) for x in left[:both]]) + 5.0
-    b = np.array([len(x) for x in right[:both]]) + 5.0
-    off = np.abs(np.log(b / a) - np.median(np.log(b / a)))
-    means = np.convolve(off, np.ones(window) / window, "valid") if both >= window else off
-    usual = float(np.median(means[: max(1, len(means) // 20)]))
-    parted = np.flatnonzero(means > 2 * usual + 0.05)
-    place = both + 1
-    if len(parted):
-        begin = int(parted[0])
-        place = begin + int(np.argmax(off[begin : begin + window] > 2 * usual + 0.05)) + 1
-    for n in range(min(both, place)):
+    beside, moved = a - b[:both], a - b[surplus:]
+    usual = np.median(np.concatenate([beside, moved]))
+    beside, moved = np.abs(beside - usual), np.abs(moved - usual)
+    costs = np.concatenate([[0], beside.cumsum()]) + np.concatenate(
+        [moved[::-1].cumsum()[::-1], [0]]
+    )
+    place = both - int(np.argmin(costs[::-1]))  # of equally good ones the last
+    for n in range(place):
         if bool(left[n]) != bool(right[n]):
             return n + 1, f"{left[n][:40]!r} beside {right[n][:40]!r}, one of them empty"
-    if place > both:
-        longer = left if len(left) > both else right
+    if place == both:
         return both + 1, f"{longer[both][:40]!r} has no line beside it"
-    return place, f"{left[place - 1][:40]!r} beside {right[place - 1][:40]!r}"
+    return place + 1, f"{left[place][:40]!r} beside {right[place][:40]!r}"
 
 
 # --- folders ----------------------------------------------------------------------------------------------
