@@ -169,10 +169,10 @@ class Seq2Seq(nn.Module):
 
     def initial(self, memory: Memory) -> list[State]:
         """The decoder's states before its first step, from the encoder's last ones."""
-        parts = torch.tanh(self.bridge(memory.context)).chunk(
-            len(self.decoder) * CELLS[self.cell].states, dim=-1
-        )
         each = CELLS[self.cell].states
+        # states are wide, whatever the format of products
+        first = torch.tanh(self.bridge(memory.context)).to(self.bridge.weight.dtype)
+        parts = first.chunk(len(self.decoder) * each, dim=-1)
         return [tuple(parts[i : i + each]) for i in range(0, len(parts), each)]
 
     def forward(self, source: Tensor, lengths: Tensor, tokens: Tensor) -> Tensor:
@@ -243,7 +243,8 @@ class Seq2Seq(nn.Module):
 
 def softmax_within(scores: Tensor, within: Tensor) -> Tensor:
     """Weights over the source's tokens: (..., S) from scores and a mask that spreads to them, True where a token is."""
-    return scores.float().masked_fill(~within, float("-inf")).softmax(-1).to(scores.dtype)
+    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    return wide.masked_fill(~within, float("-inf")).softmax(-1).to(scores.dtype)
 
 
 class Seq2SeqStepper:

@@ -14,7 +14,8 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from fourfold.core.errors import UserError
-from fourfold.core.evaluation import held_out, measure
+from fourfold.core.evaluation import held_out
+from fourfold.core.evaluation import measure as measure_split
 from fourfold.core.run import Run
 from fourfold.core.system import batchable
 from fourfold.core.types import Document, Picture, Score, Source, Table
@@ -157,7 +158,7 @@ class Translator(Looking):
         if not sources:
             raise UserError(f"there is no pair {sentence} to measure on")
         outputs = self._outputs(run, sources, how)
-        values = measure(run.objective, run.model, data, split, run.device, run.seed)
+        values = measure_split(run.objective, run.model, data, split, run.device, run.seed)
         notes = [f"{len(sources):,} pairs {sentence}", *data.summary()["notes"]]
         values["equal"] = sum(o == r for o, r in zip(outputs, references, strict=True)) / len(
             outputs
@@ -184,11 +185,11 @@ class Translator(Looking):
             return
         sources, references, outputs = found
         try:
-            groups = by_groups(sources, outputs, references)
+            measure, groups = by_groups(sources, outputs, references)
         except UserError as error:
             run.note(f"No picture of quality by length: {error}.")
             return
-        yield quality_by_length({"this run": groups})
+        yield quality_by_length({"this run": groups}, measure=measure)
 
     def tables(self, run: Run) -> Iterator[Table]:
         """Some held-out pairs with what was made of them."""
@@ -446,21 +447,26 @@ def _never(data: PairData, stepper: Stepper) -> tuple[int, ...]:
 
 def by_groups(
     sources: Sequence[str], outputs: Sequence[str], references: Sequence[str]
-) -> list[tuple[str, int, float]]:
-    """BLEU by the words of the source: (words, sentences, BLEU), all in one tokenizer.
+) -> tuple[str, list[tuple[str, int, float]]]:
+    """Quality by the words of the source: the measure's name, and (words, sentences, measure) of each group.
+
+    The measure is BLEU, all in one tokenizer, or chrF where outputs are too short for it.
 
     Raises:
         UserError: sacrebleu is not installed.
     """
     how = tokenizer_of(references)
-    return [
-        (
-            name,
-            len(numbers),
-            measured([outputs[n] for n in numbers], [references[n] for n in numbers], how).bleu,
-        )
+    found = [
+        (name, [outputs[n] for n in numbers], [references[n] for n in numbers])
         for name, numbers in length_groups(sources)
     ]
+    scores = [measured(said, right, how) for _, said, right in found]
+    blue = all(score.bleu is not None for score in scores)
+    groups = [
+        (name, len(said), float(score.bleu or 0.0) if blue else score.chrf)
+        for (name, said, _), score in zip(found, scores, strict=True)
+    ]
+    return "BLEU" if blue else "chrF", groups
 
 
 def _scores(
@@ -471,13 +477,19 @@ def _scores(
     references: Sequence[str],
 ) -> tuple[dict[str, float], dict[str, str], list[str]]:
     whole = measured(outputs, references)
-    values = {"bleu": whole.bleu, "chrf": whole.chrf, **values}
-    groups = by_groups(sources, outputs, references)
+    notes = [f"signature: {s}" for s in whole.signatures]
+    first = {"chrf": whole.chrf}
+    if whole.bleu is not None:
+        first = {"bleu": whole.bleu, **first}
+    else:
+        notes = ["no BLEU: it compares four words in a row, and no output has so many", notes[1]]
+    values = {**first, **values}
+    measure, groups = by_groups(sources, outputs, references)
     if len(groups) > 1:
-        for name, count, bleu in groups:
-            values[f"bleu, sources of {name} words"] = bleu
-            units[f"bleu, sources of {name} words"] = f"({count} sentences)"
-    return values, units, [f"signature: {s}" for s in whole.signatures]
+        for name, count, score in groups:
+            key = f"{measure.lower()}, sources of {name} words"
+            values[key], units[key] = score, f"({count} sentences)"
+    return values, units, notes
 
 
 def _pieces(texts: Iterator[str], *, single: bool) -> Iterator[str]:

@@ -28,7 +28,8 @@ _LETTER = re.compile(r"\w")
 class Measured:
     """Scores of a corpus."""
 
-    bleu: float
+    bleu: float | None
+    """None where no output and reference have four words in a row to compare."""
     chrf: float
     signatures: tuple[str, str]
 
@@ -71,7 +72,8 @@ def measured(outputs: Sequence[str], references: Sequence[str], tokenize: str = 
     first = bleu.corpus_score(list(outputs), [list(references)])
     second = chrf.corpus_score(list(outputs), [list(references)])
     signatures = str(bleu.get_signature()), str(chrf.get_signature())
-    return Measured(float(first.score), float(second.score), signatures)
+    long_enough = first.totals[-1] > 0
+    return Measured(float(first.score) if long_enough else None, float(second.score), signatures)
 
 
 def utility(name: str, references: Sequence[str]) -> Callable[[str, str], float]:

@@ -1,0 +1,158 @@
+"""English to German on Multi30k: quality of every translating system, on the test set of 2016, looked at once.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.translate fit seq2seq-none seq2seq-dot seq2seq-additive --runs /tmp/translate
+    OMP_NUM_THREADS=1 python -m benchmarks.translate test seq2seq-none seq2seq-dot seq2seq-additive --runs /tmp/translate
+    python -m benchmarks.translate picture
+
+29,000 pairs; the 1,014 validation pairs choose the checkpoint. BLEU is sacreBLEU's 13a, cased and detokenized, of beam
+search with 5 beams; the signature is kept with the numbers. `fit` goes on where it was stopped, so that a fit may be
+spread over several calls; the seconds of all of them count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.side_by_side import RESULTS, data_file, machine
+from fourfold import api
+from fourfold.core.console import make_console
+from fourfold.core.run import Run
+from fourfold.look.figures import COLORS, picture, subplots
+
+FOLDER = "multi30k-en-de"
+EPOCHS = 12
+RECURRENT: dict[str, Any] = {
+    "epochs": EPOCHS, "lr": 2e-3, "schedule": "wsd", "warmup": 50, "decay_from": 0.5, "final": 0.02, "dropout": 0.3
+}  # fmt: skip
+SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "seq2seq-none": ("seq2seq", {**RECURRENT, "attention": "none"}),
+    "seq2seq-dot": ("seq2seq", {**RECURRENT, "attention": "dot"}),
+    "seq2seq-additive": ("seq2seq", {**RECURRENT, "attention": "additive"}),
+}
+"""Each contender: a system and its options, where they are not the defaults."""
+
+
+def pair(part: str) -> list[str]:
+    """The two files of a part of Multi30k."""
+    return [str(data_file(f"{FOLDER}/{part}.{code}.gz")) for code in ("en", "de")]
+
+
+def path_of() -> Path:
+    """Where results are kept."""
+    return RESULTS / "translate.json"
+
+
+def kept() -> dict[str, Any]:
+    """What was measured before."""
+    return json.loads(path_of().read_text()) if path_of().exists() else {}
+
+
+def keep(section: str, name: str, values: dict[str, Any]) -> None:
+    """Add one contender's numbers, with the command and the machine."""
+    found = kept()
+    row = {**values, "machine": machine()}
+    found.setdefault(section, {})[name] = row
+    path_of().write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+
+
+def fit(name: str, runs: Path, device: str, epochs: float | None) -> None:
+    """Fit a contender, or go on with it."""
+    system, options = SYSTEMS[name]
+    if epochs is not None:
+        options = {**options, "epochs": epochs}
+    folder, clocks = runs / name, runs / f"{name}.seconds"
+    before = json.loads(clocks.read_text()) if clocks.exists() else [0.0, 0.0]
+    began, processor = time.perf_counter(), time.process_time()
+    console = make_console(quiet=False, json=False)
+    try:
+        if (folder / "system.toml").exists():
+            api.resume(folder, console=console, device=device)
+        else:
+            shares = {"data.split": (1.0, 0.0, 0.0)}
+            api.fit(
+                system, pair("train"), valid=pair("val"), out=folder, console=console, device=device, **shares, **options
+            )  # fmt: skip
+    finally:
+        spent = [
+            before[0] + time.perf_counter() - began,
+            before[1] + time.process_time() - processor,
+        ]
+        runs.mkdir(parents=True, exist_ok=True)
+        clocks.write_text(json.dumps(spent))
+
+
+def trained(folder: Path) -> dict[str, Any]:
+    """How a run was fitted: steps, the best validation loss, seconds."""
+    run = Run.open(folder)
+    looks = [line["valid.loss"] for line in run.metrics.lines if "valid.loss" in line]
+    steps = max((line["step"] for line in run.metrics.lines), default=0)
+    return {
+        "valid loss": min(looks, default=None),
+        "steps": steps,
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+    }
+
+
+def test(name: str, runs: Path, part: str, device: str) -> None:
+    """Measure a contender, once for the test set."""
+    run = api.open(runs / name, device=device)
+    began = time.process_time()
+    score = run.evaluate(pair(part))
+    clocks = json.loads((runs / f"{name}.seconds").read_text())
+    values = {
+        **score.values,
+        "signatures": [n for n in score.notes if n.startswith("signature")],
+        **trained(runs / name),
+        "fit, minutes": round(clocks[0] / 60, 1),
+        "fit, processor minutes": round(clocks[1] / 60, 1),
+        "evaluation, processor seconds": round(time.process_time() - began, 1),
+    }
+    keep(part, name, values)
+    print(name, json.dumps(values, indent=2))
+
+
+def draw() -> None:
+    """docs/pictures/translation_length.png: BLEU by the words of the source."""
+    found = kept()["test_2016_flickr"]
+    fig, axes = subplots(width=7.2, height=3.9)
+    groups: list[str] = []
+    for number, (name, row) in enumerate(found.items()):
+        parts = {
+            k.removeprefix("bleu, sources of "): v for k, v in row.items() if k.startswith("bleu, ")
+        }
+        groups = list(parts)
+        style = {"color": COLORS[number % len(COLORS)], "label": f"{name} ({row['bleu']:.1f})"}
+        axes.plot(range(len(parts)), list(parts.values()), "o-", **style)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set_ylim(bottom=0)
+    axes.set(xlabel="words of the source", ylabel="BLEU")
+    axes.legend(fontsize=9)
+    picture(fig, "Quality by length of the sentence").save("docs/pictures/translation_length.png")
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["fit", "valid", "test", "picture"])
+    parser.add_argument("names", nargs="*", choices=[*SYSTEMS, []])
+    parser.add_argument("--runs", type=Path, default=Path("/tmp/translate"))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--epochs", type=float, help="instead of the contender's own")
+    given = parser.parse_args()
+    if given.what == "picture":
+        return draw()
+    for name in given.names:
+        if given.what == "fit":
+            fit(name, given.runs, given.device, given.epochs)
+        else:
+            part = "val" if given.what == "valid" else "test_2016_flickr"
+            test(name, given.runs, part, given.device)
+    return None
+
+
+if __name__ == "__main__":
+    main()

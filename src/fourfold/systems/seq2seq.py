@@ -1,0 +1,114 @@
+"""Recurrent encoder-decoder: Sutskever et al. 2014; Cho et al. 2014; with attention: Bahdanau et al. 2015; Luong et al. 2015.
+
+    fourfold fit seq2seq train.en train.de --valid val.en,val.de --out runs/mt
+    fourfold translate runs/mt "A man rides a bicycle." --beam 5
+    fourfold evaluate runs/mt test.en test.de
+
+Result: 0 BLEU
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Ge, Lt
+from pydantic import PositiveInt
+
+from fourfold.core.parts import Data
+from fourfold.core.run import Run
+from fourfold.core.system import system
+from fourfold.data.pairs import Pairs, pair_data
+from fourfold.models.decoding import Stepper
+from fourfold.models.recurrent import Cell
+from fourfold.models.seq2seq import Attending, Seq2Seq, stepper_of
+from fourfold.objectives.sequence import TargetToken
+from fourfold.optimizers.gradient import Gradient
+from fourfold.tasks.translation import Translator
+
+
+@system("seq2seq", reads="pairs")
+class Sequences(Translator):
+    """Make one sequence of another, as a translation of a sentence: a recurrent encoder and decoder."""
+
+    sizes: ClassVar[dict[str, dict[str, Any]]] = {
+        "tiny": {"width": 128, "embedding": 128},
+        "small": {},
+        "medium": {"width": 512, "embedding": 384, "optimizer.minutes": 60},
+        "large": {"width": 1000, "embedding": 620, "layers": 2, "optimizer.minutes": 600},
+    }
+    exempt: ClassVar[dict[str, str]] = {
+        "accumulation": "batches are made by tokens: 4 of 8 hold other pairs than 1 of 32"
+    }
+    search_space: ClassVar[dict[str, str]] = {
+        "optimizer.lr": "5e-4..5e-3:log",
+        "width": "128..512:log",
+        "layers": "1..2",
+        "dropout": "0.1..0.5",
+    }
+
+    data: Pairs = Pairs()
+    cell: Cell = "gru"
+    """The recurrence of encoder and decoder."""
+    attention: Attending = "dot"
+    """How the decoder looks at the source: not at all but through one fixed vector (none), before each step with a
+    small network for scores (additive), or after it with dot products, for all steps at once while learning (dot)."""
+    width: PositiveInt = 256
+    """Features of a state; the encoder has as many in each direction."""
+    embedding: PositiveInt = 256
+    """Size of the word vectors."""
+    layers: PositiveInt = 1
+    """Recurrent layers of the encoder and of the decoder."""
+    tied: bool = True
+    """Whether the output layer's rows are the target's word vectors."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.3
+    """Share of features left out while training: of word vectors, between layers, before the output."""
+    objective: TargetToken = TargetToken(smoothing=0.1)
+    optimizer: Gradient = Gradient(
+        lr=2e-3,
+        minutes=5,
+        schedule="wsd",
+        warmup=50,
+        decay_from=0.5,
+        final=0.02,
+        clip=1.0,
+        compile=False,  # batches differ in length: each would be compiled anew
+    )
+
+    def build(self, data: Data) -> Seq2Seq:
+        """A network for these vocabularies."""
+        pairs = pair_data(data)
+        return Seq2Seq(
+            self.cell,
+            pairs.source_size,
+            pairs.target_size,
+            shared=pairs.shared,
+            embedding=self.embedding,
+            width=self.width,
+            layers=self.layers,
+            attention=self.attention,
+            tied=self.tied,
+            dropout=self.dropout,
+        )
+
+    def stepper(self, run: Run) -> Stepper:
+        """See `Translator.stepper`."""
+        model = run.model
+        if not isinstance(model, Seq2Seq):
+            raise TypeError(f"seq2seq expects Seq2Seq, got {type(model).__name__}")
+        return stepper_of(model)
+
+    @classmethod
+    def toy(cls) -> tuple[Any, Any]:
+        """A narrow network on numbers written in digits and in words of them."""
+        names = "zero one two three four five six seven eight nine".split()
+        numbers = [f"{n}" for n in range(400)]
+        words = [" ".join(names[int(digit)] for digit in number) for number in numbers]
+        small = cls(
+            data=Pairs(unit="character", batch=512),
+            attention="additive",
+            width=24,
+            embedding=24,
+            dropout=0.1,
+            optimizer=Gradient(lr=1e-2, steps=12, clip=1.0),
+        )
+        return small, {"source": numbers, "target": words}
