@@ -185,9 +185,9 @@ def fit(models: list[str], distances: list[int], path: Path) -> None:
         for name in models:
             if str(distance) in kept["results"].get(name, {}):
                 continue
-            kept["results"].setdefault(name, {})[str(distance)] = learn(name, distance)
+            row = {**learn(name, distance), "machine": machine()}
             kept["command"] = "OMP_NUM_THREADS=1 python -m benchmarks.memory fit"
-            kept["machine"] = machine()
+            kept["results"].setdefault(name, {})[str(distance)] = row
             path.write_text(json.dumps(kept, indent=2) + "\n")
 
 

@@ -236,3 +236,15 @@ def test_bytes_into_a_pipe(run_folder: Path, site: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 0 and done.stdout.startswith(b"\x89PNG")
+
+
+def test_a_text_with_commas_is_one_text() -> None:
+    from fourfold.cli.verbs import arguments
+    from fourfold.systems.gpt import GPT
+    from fourfold.systems.seq2seq import Sequences
+
+    for verb in (GPT.generate, Sequences.translate):
+        assert arguments(verb, ["Hello, world"], {}) == (["Hello, world"], {})
+        assert arguments(verb, ["a, b", "[c]"], {}) == ([["a, b", "[c]"]], {})
+    # numbers are no text: there commas part them
+    assert arguments(GPT.tokens, [], {"numbers": "1,2"}) == ([], {"numbers": (1, 2)})

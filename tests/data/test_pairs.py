@@ -179,7 +179,7 @@ def test_a_folder_has_splits_of_its_own(tmp_path: Path) -> None:
     assert data.texts("test")[0][0] == chinese_number(70)
     assert data.languages == ("zh", "en")
     assert "not read: test_b" in _told(data)
-    with pytest.raises(UserError, match=r"no file train.fr; choose from en, zh"):
+    with pytest.raises(UserError, match=r"no file .fr; choose from en, zh"):
         _open(str(tmp_path), source="zh", target="fr")
 
 
@@ -243,11 +243,11 @@ def test_what_is_left_out_is_counted_and_said() -> None:
     data = _open({"source": source, "target": target}, split=(1, 0, 0))
     told = _told(data)
     assert data.size("train") == 101
-    assert "1 pairs left out: the source is empty (the first is pair 101)" in told
-    assert "1 pairs left out: the target is empty (the first is pair 102)" in told
-    assert "1 pairs left out: both sides are empty" in told
-    assert "1 of 105 pairs have identical sides: learned from" in told
-    assert "1 pairs left out: one side is more than 5 times as long" in told and "pair 104" in told
+    assert "1 pair left out: the source is empty (the first is pair 101)" in told
+    assert "1 pair left out: the target is empty (the first is pair 102)" in told
+    assert "1 pair left out: both sides are empty" in told
+    assert "1 pair of 105 with identical sides: learned from" in told
+    assert "1 pair left out: one side is more than 5 times as long" in told and "pair 104" in told
     kept = _open(
         {"source": source, "target": target},
         split=(1, 0, 0),
@@ -261,7 +261,7 @@ def test_what_is_left_out_is_counted_and_said() -> None:
 def test_a_test_set_stays_whole() -> None:
     again = _open().reopen({"source": ["1", "", "2"], "target": ["one", "two", ""]}, whole=True)
     assert again.size("test") == 3 and again.texts("test") == (["1", "", "2"], ["one", "two", ""])
-    assert "1 sources are empty" in _told(again) and "1 targets are empty" in _told(again)
+    assert "empty sources: 1" in _told(again) and "empty targets: 1" in _told(again)
     (batch,) = again.batches("test")
     assert batch["source_lengths"].tolist() == [2, 1, 2]
 
@@ -275,13 +275,13 @@ def test_long_pairs_are_split_cut_or_refused() -> None:
     given_pairs = {"source": source, "target": target}
     split = _open(given_pairs, longest=14, split=(1, 0, 0), ratio=None)
     assert {("1.", "one."), ("2!", "two!"), ("3?", "three?")} <= set(_rows(split))
-    assert "split into 3, sentence by sentence" in _told(split) and "were left out" in _told(split)
+    assert "split into 3, sentence by sentence" in _told(split) and "left out" in _told(split)
     shorter = _open(given_pairs, longest=14, long="cut", split=(1, 0, 0), ratio=None)
     batches = list(shorter.batches("train"))
     assert max(b["source"].shape[1] for b in batches) == 15  # and the end token
     last = batches[-1]["targets"][-1]
     assert len(last) == 14 and data_end(shorter) not in last.tolist()  # a cut target does not end
-    assert "were cut to so many" in _told(shorter)
+    assert "cut to so many" in _told(shorter)
     with pytest.raises(UserError, match=r"pair \d+ .* expected 14 at most"):
         _open(given_pairs, longest=14, long="error", split=(1, 0, 0), ratio=None)
 
@@ -421,3 +421,14 @@ def test_the_embedded_pairs_are_a_function() -> None:
     assert pairs == numbers_and_dates(3000) and len(dict(pairs)) == 3000
     draw = random.Random(0)
     assert any("星期" in a for a, _ in draw.sample(pairs, 100))
+
+
+def test_the_catalog_holds_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [Path(_write(tmp_path / f"a.{code}", ["x", "y"])) for code in ("en", "de")]
+    monkeypatch.setattr("fourfold.data.pair_sources.find", lambda name: files)
+    monkeypatch.setattr("fourfold.data.pair_sources.CATALOG", {"some-pairs": None})
+    assert _open("some-pairs", split=(1, 0, 0)).languages == ("en", "de")
+    turned = _open("some-pairs", split=(1, 0, 0), source="de", target="en")
+    assert turned.languages == ("de", "en")
+    with pytest.raises(UserError, match="no file .fr"):
+        _open("some-pairs", source="fr", target="en")

@@ -114,7 +114,7 @@ def test_long_lines_are_split_cut_or_refused(run: Run) -> None:
     try:
         heard = run.console = Heard()
         assert _text(run.translate("1 2 3 4 5 6", long="split")).split() == WORDS[1:7]
-        assert "1 lines with more than 4 tokens were split into pieces" in heard.said
+        assert "lines with more than 4 tokens, split into pieces: 1" in heard.said
         assert _text(run.translate("1 2 3 4 5 6", long="cut")).split() == WORDS[1:5]
         with pytest.raises(UserError, match="line 2 .* has 6 tokens, expected 4 at most"):
             run.translate("1\n1 2 3 4 5 6", long="error")

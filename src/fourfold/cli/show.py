@@ -15,6 +15,7 @@ EXTRAS = {
     "vision": "kornia", "audio": "soundfile", "serve": "fastapi", "rag": "lancedb", "llm": "gguf", "export": "onnxruntime",
     "search": "optuna", "rl": "gymnasium", "series": "stumpy", "threed": "trimesh", "stream": "river",
     "tensorboard": "tensorboard", "zstd": "zstandard", "vectors": "hnswlib", "chinese": "jieba",
+    "translation": "sacrebleu",
 }  # fmt: skip
 
 

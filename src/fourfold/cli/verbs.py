@@ -134,7 +134,7 @@ def arguments(
     Raises:
         UserError: a value out of range or of the wrong type.
     """
-    from fourfold.core.options import hints
+    from fourfold.core.options import hints, origins_of
 
     annotations = hints(method)
     declared = list(inspect.signature(method).parameters.values())[2:]
@@ -155,9 +155,11 @@ def arguments(
             if DOCUMENT in marks(annotation):
                 read = place_or_text if SOURCE in marks(annotation) else document
                 value = [read(v) for v in value] if isinstance(value, list) else read(value)
-            positionals.append(
-                value if SOURCE in marks(annotation) else _value(parameter.name, value, annotation)
+            # a text is whole, commas and all; several are several words
+            whole = SOURCE in marks(annotation) or (
+                str in origins_of(annotation) and (isinstance(value, str) or _texts(value))
             )
+            positionals.append(value if whole else _value(parameter.name, value, annotation))
             continue
         if not rest:
             break
@@ -182,6 +184,10 @@ def arguments(
             else _value(f"--{key.rstrip('_').replace('_', '-')}", word, annotation)
         )
     return positionals, keywords
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) for v in value)
 
 
 def _place(word: str) -> Path:

@@ -42,7 +42,7 @@ class File:
 class Entry:
     """A named data set."""
 
-    kind: Literal["text", "table", "images", "conversations"]
+    kind: Literal["text", "table", "images", "conversations", "pairs"]
     what: str
     licence: str
     source: str
@@ -66,6 +66,7 @@ _ETT = "zhouhaoyi/ETDataset", "1d16c8f4f943005d613b5bc962e9eeb06058cf07"
 _BROWNLEE = "jbrownlee/Datasets", "d20fcb6402ae34e653d4513b00f39257bb37ed7f"
 _C4 = "hiyouga/LLaMA-Factory", "ff6d4d12eeb035d6ce06805a5733dd7b29f2ac30"
 _GSM8K = "openai/grade-school-math", "3101c7d507"
+_MULTI30K = "multi30k/dataset", "a3d2e0d26b"
 _POEMS = "chinese-poetry/chinese-poetry", "50744d0c72"
 _CI = "chinese-poetry/chinese-poetry", "99ebbef7e1"
 
@@ -142,6 +143,12 @@ def _gsm8k(part: str, packed: str, plain: str, what: str) -> Entry:
     url = _raw(_GSM8K, f"grade_school_math/data/{name}")
     files = (File(f"{name}.gz", packed, url, name, plain),)
     return Entry("conversations", what, "MIT", _hub(_GSM8K), "gsm8k", files)
+
+
+def _multi30k(part: str, english: str, german: str, what: str) -> Entry:
+    files = (File(f"{part}.en.gz", english), File(f"{part}.de.gz", german))
+    licence = "for non-commercial research and education (README)"
+    return Entry("pairs", what, licence, _hub(_MULTI30K), "multi30k-en-de", files)
 
 
 CATALOG: dict[str, Entry] = {
@@ -322,6 +329,24 @@ CATALOG: dict[str, Entry] = {
         "test",
         "33e6efe7655f1be7fb7373783dc369e9a809ff296896e9ff06f093b657170cc7",
         "10,000 further pictures of the same ten kinds",
+    ),
+    "multi30k": _multi30k(
+        "train",
+        "d79cfa999dd4c51d2cb42499b6796d5a882c3a8a961923c25a898c90f8bbd56f",
+        "726e39b2fa9eb9ffb6dc763fb35a179f80fae06ffc5d28b6ace5faa883de28a6",
+        "29,000 descriptions of photographs, English and German, line by line",
+    ),
+    "multi30k-valid": _multi30k(
+        "val",
+        "14f7d25ddd868909a9213e361768460edcacdd6ab9d1e77b92560dc10c10dc28",
+        "f0cba2f995189cf5770f29a8a9a537a3ad3f51657ad873405082ff6863a5e75a",
+        "Multi30k's 1,014 validation pairs",
+    ),
+    "multi30k-test": _multi30k(
+        "test_2016_flickr",
+        "611d361c6334bc7246101d48097c13cf5c4413c5befc793cc629934359d532d9",
+        "9204244e408ccb38d2a55cfcd344df15005fc42a07a6e55ca6c52b6ababb8cc8",
+        "Multi30k's 1,000 test pairs of 2016",
     ),
 }
 """Every set by the name that stands for its files wherever sources are named."""

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from fourfold.data.pair_lengths import counted
+
 SLACK = 10
 """Characters that are added to both lengths, so that the ratio of short texts is not judged by little."""
 
@@ -32,7 +34,7 @@ def kept_pairs(
             if identical == "drop"
             else "learned from as they are; --data.identical drop leaves them out"
         )
-        notes.append(f"{int(same.sum()):,} of {len(same):,} pairs have identical sides: {what}")
+        notes.append(f"{counted(int(same.sum()))} of {len(same):,} with identical sides: {what}")
     if ratio is not None and (~empty).any():
         usual = float(np.median(right[~empty] / left[~empty]))
         # a pair's own excess over what the corpus' ratio lets expect
@@ -41,7 +43,7 @@ def kept_pairs(
         if off.any():
             first = int(np.flatnonzero(off)[0])
             notes.append(
-                f"{int(off.sum()):,} pairs left out: one side is more than {ratio:g} times as long as the other lets expect "
+                f"{counted(int(off.sum()))} left out: one side is more than {ratio:g} times as long as the other lets expect "
                 f"(usually {usual:.2f} characters for one); the first is pair {first + 1:,}: {sources[first][:40]!r} beside "
                 f"{targets[first][:40]!r}; --data.ratio none keeps them"
             )
@@ -63,7 +65,7 @@ def _empty_notes(left: np.ndarray, right: np.ndarray) -> Iterator[str]:
     ):  # fmt: skip
         if which.any():
             first = int(np.flatnonzero(which)[0]) + 1
-            yield f"{int(which.sum()):,} pairs left out: {side} empty (the first is pair {first:,})"
+            yield f"{counted(int(which.sum()))} left out: {side} empty (the first is pair {first:,})"
 
 
 def plan(sources: Sequence[str], shares: tuple[float, float, float], seed: int) -> np.ndarray:

@@ -20,6 +20,11 @@ _PHRASE = re.compile(r"(?<=[,;:])\s+|(?<=[\uff0c\u3001\uff1a])")
 _WORD = re.compile(r"\s+")
 
 
+def counted(pairs: int) -> str:
+    """A number of pairs in words."""
+    return f"{pairs:,} pair{'s' * (pairs != 1)}"
+
+
 def sentences(text: str) -> list[str]:
     """A text cut after full stops, question and exclamation marks, those of Chinese too; nothing is lost but spaces."""
     return [part for part in _SENTENCE.split(text) if part]
@@ -103,14 +108,14 @@ def shortened(
                 left += 1
     notes = []
     if cut:
-        notes.append(f"{cut:,} pairs with more than {longest} tokens on a side were cut to so many")
+        notes.append(f"{counted(cut)} with more than {longest} tokens on a side: cut to so many")
     if split:
         notes.append(
-            f"{split:,} pairs with more than {longest} tokens on a side were split into {made:,}, sentence by sentence"
+            f"{counted(split)} with more than {longest} tokens on a side: split into {made:,}, sentence by sentence"
         )
     if left:
         notes.append(
-            f"{left:,} pairs with more than {longest} tokens on a side were left out: their sides do not have as many sentences; "
+            f"{counted(left)} with more than {longest} tokens on a side left out: the sides do not have as many sentences; "
             "--data.long cut keeps their beginnings"
         )
     return rows, notes

@@ -131,6 +131,11 @@ def _read(words: list[str], names: tuple[str, str]) -> Sides:
     if path.exists():
         return _table(Origin(word, "", path=path), names, kind_of(path))
     if (paths := find(word)) is not None and len(paths) == 2:
+        by_code = {language_of(path): path for path in paths}
+        if names != NAMES:
+            return _two_files(
+                *(by_code[code] for code in _codes(word, [str(c) for c in by_code], names))
+            )
         return _two_files(paths[0], paths[1])
     raise UserError(_missing(word))
 
@@ -247,7 +252,7 @@ def _folder(folder: Path, names: tuple[str, str]) -> Sides:
     return found
 
 
-def _codes(folder: Path, known: list[str], names: tuple[str, str]) -> tuple[str, str]:
+def _codes(folder: Path | str, known: list[str], names: tuple[str, str]) -> tuple[str, str]:
     if names == NAMES:
         if len(known) > 2:
             raise UserError(
@@ -256,7 +261,7 @@ def _codes(folder: Path, known: list[str], names: tuple[str, str]) -> tuple[str,
         return known[0], known[1]
     for name in names:
         if name not in known:
-            raise UserError(f"{folder}: no file train.{name}{nearest(name, known)}")
+            raise UserError(f"{folder}: no file .{name}{nearest(name, known)}")
     return names
 
 

@@ -33,7 +33,7 @@ from fourfold.data.pair_encoding import (
     padded,
     unknown_notes,
 )
-from fourfold.data.pair_lengths import Long
+from fourfold.data.pair_lengths import Long, counted
 from fourfold.data.pair_sources import Sides, read_pairs
 from fourfold.data.subwords import Subwords
 from fourfold.data.text import IGNORE, Share, Unit, learn_vocabulary, load_vocabulary
@@ -441,7 +441,9 @@ def _parts(
             parts[split] = [left[i] for i in places], [right[i] for i in places]
     for split, some in own.items():
         if both := set(zip(*parts[split], strict=True)) & set(zip(*parts["train"], strict=True)):
-            notes.append(f"{len(both):,} pairs of {some.name} are among the training pairs too")
+            notes.append(
+                f"{split}: {counted(len(both))} of {some.name} also among the training pairs"
+            )
     what = ", ".join(f"{split} from {some.name}" for split, some in own.items())
     return parts, f"by sources at random{f'; {what}' if what else ''}"
 
@@ -525,7 +527,7 @@ def _whole_notes(sides: Sides) -> Iterator[str]:
     )
     for side, name in enumerate(("sources", "targets")):
         if empty[side]:
-            yield f"{empty[side]:,} {name} are empty; they count as they are"
+            yield f"empty {name}: {empty[side]:,}; they count as they are"
 
 
 __all__ = ["Encoded", "PairData", "Pairs", "pair_data"]

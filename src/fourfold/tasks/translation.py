@@ -16,10 +16,11 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from fourfold.core.errors import UserError
 from fourfold.core.evaluation import held_out
 from fourfold.core.evaluation import measure as measure_split
+from fourfold.core.parts import Split
 from fourfold.core.run import Run
 from fourfold.core.system import batchable
 from fourfold.core.types import Document, Picture, Score, Source, Table
-from fourfold.data.pair_lengths import Long, pieces
+from fourfold.data.pair_lengths import Long, counted, pieces
 from fourfold.data.pairs import PairData, pair_data
 from fourfold.look.translation import quality_by_length
 from fourfold.models.decoding import (
@@ -159,7 +160,7 @@ class Translator(Looking):
             raise UserError(f"there is no pair {sentence} to measure on")
         outputs = self._outputs(run, sources, how)
         values = measure_split(run.objective, run.model, data, split, run.device, run.seed)
-        notes = [f"{len(sources):,} pairs {sentence}", *data.summary()["notes"]]
+        notes = [f"{counted(len(sources))} {sentence}", *data.summary()["notes"]]
         values["equal"] = sum(o == r for o, r in zip(outputs, references, strict=True)) / len(
             outputs
         )
@@ -172,9 +173,10 @@ class Translator(Looking):
         return Score(values, units, tuple(notes))
 
     def preview(self, run: Run) -> str:
-        """A held-out source and its greedy translation."""
-        data, split, _ = held_out(run)
-        source = pair_data(data).texts(split)[0][0]
+        """A held-out source, or one learned from where none is held out, and its greedy translation."""
+        data = pair_data(run.examples())
+        splits: tuple[Split, ...] = ("valid", "test", "train")
+        source = data.texts(next(s for s in splits if data.size(s)))[0][0]
         return f"{source} -> {self._outputs(run, [source], Decoding(beam=1))[0]}"
 
     def pictures(self, run: Run) -> Iterator[Picture]:
@@ -274,7 +276,7 @@ class Lines:
         if self.beyond:
             did = "split into pieces" if self.long == "split" else "cut"
             self.run.console.say(
-                f"{self.beyond} lines with more than {self.longest} tokens were {did}"
+                f"lines with more than {self.longest} tokens, {did}: {self.beyond}"
             )
         for (number, row), said in zip(places, self._said(wanted), strict=True):
             found[number][row].append(said)
