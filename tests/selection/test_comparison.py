@@ -17,6 +17,7 @@ from fourfold.cli.main import dispatch
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.data.text import Text
+from fourfold.data.turns import Turn
 from fourfold.optimizers.gradient import Gradient
 from fourfold.selection.comparison import compare, read_prompts
 from fourfold.systems.gpt import GPT
@@ -109,6 +110,27 @@ def test_another_vocabulary_has_bits_and_no_kl(runs: list[Run], tmp_path: Path) 
     same = compare([ngram, ngram], PROMPTS, tokens=5)  # the generic way of asking a reader
     assert same.measures["KL from the base"] == [0.0, pytest.approx(0.0, abs=1e-9)]
     assert same.names == [f"1: {ngram.folder}", f"2: {ngram.folder}"]
+
+
+def test_a_conversing_run_is_asked_in_its_template(runs: list[Run], tmp_path: Path) -> None:
+    chats = [{"prompt": f"the {a}?", "completion": "sat on the mat."} for a in ("cat", "dog")] * 12
+    tuned = fourfold.fit(
+        "sft", chats, from_=runs[0], out=tmp_path / "sft", steps=3, window=96, split=(0.8, 0.1, 0.1)
+    )
+    wide = fourfold.fit("gpt", SOURCE, from_=runs[0], out=tmp_path / "wide", steps=1, window=96)
+    rows = [{"prompt": "the cat?", "reference": "sat on the mat."}, {"prompt": "the dog?"}]
+    found = compare([wide, tuned], rows, tokens=6)
+    for answer, row in zip(found.answers[1], rows, strict=True):
+        assert answer == "".join(tuned.chat(row["prompt"], tokens=6, temperature=0, seed=0))
+    # in its own template the reference costs what the model says there
+    prompt = tuned.data.prompt((Turn("user", "the cat?"),))  # type: ignore[attr-defined]
+    said = tuned.data.vocabulary.encode("sat on the mat.").tolist()  # type: ignore[attr-defined]
+    with torch.no_grad():
+        logits = tuned.model(torch.tensor([*prompt, *said[:-1]])[None])[0, -len(said) :]
+    nats = F.cross_entropy(logits, torch.tensor(said), reduction="sum")
+    value = found.measures["bits per byte"][1]
+    assert value == pytest.approx(float(nats) / math.log(2) / len(said), rel=1e-4)
+    assert (found.measures["KL from the base"][1] or 0) > 0
 
 
 def test_the_generic_reader_agrees_with_the_fast_one(runs: list[Run]) -> None:

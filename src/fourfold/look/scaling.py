@@ -40,7 +40,7 @@ def scaling_picture(
             [place], [middle], [[middle - low], [high - middle]], fmt="D", color=COLORS[1],
             markersize=7, capsize=5, label="expected, 90%",
         )  # fmt: skip
-        labels[size] = (place, high)
+        labels[size] = (place, max([high, *(loss for _, loss in checked)]))
     if checked:
         axes.plot(
             [c[0] for c in checked], [c[1] for c in checked], "*", color=COLORS[2], markersize=13,

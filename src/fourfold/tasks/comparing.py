@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
+from fourfold.core.system import verbs
 from fourfold.data.preferences import PreferenceData
 from fourfold.data.spelling import Spelling
 from fourfold.data.templated import Templated
 from fourfold.data.turns import Turn
 from fourfold.data.words import split_words
+from fourfold.models.generation import Sampling
 from fourfold.models.reward import RewardModel
-from fourfold.tasks.language import LanguageModel, vocabulary_of
+from fourfold.tasks.answering import ROWS, answers
+from fourfold.tasks.language import LanguageModel, noise, vocabulary_of
 from fourfold.tasks.rolling_out import rewards_of
 from fourfold.tasks.transformer_language import TransformerLanguage
 
@@ -30,7 +33,7 @@ def language_model(run: Run) -> LanguageModel:
     Raises:
         UserError: it is no language model.
     """
-    if not isinstance(run.system, LanguageModel):
+    if not isinstance(run.system, LanguageModel) or "generate" not in verbs(run.system):
         raise UserError(
             f"{run.folder}: is a run of {run.system.name}, which says nothing to a prompt; "
             "runs of language models are compared"
@@ -39,9 +42,7 @@ def language_model(run: Run) -> LanguageModel:
 
 
 def asked(run: Run, prompt: str, where: str) -> list[int]:
-    """The tokens by which a run is asked: the prompt, or the user's turn in its chat template.
-
-    The first is the token that opens a text.
+    """The tokens by which a run is asked: the prompt after the token that opens a text, or the user's turn in its chat template.
 
     Raises:
         UserError: they leave no room in the run's context; `where` names the prompt.
@@ -49,8 +50,6 @@ def asked(run: Run, prompt: str, where: str) -> list[int]:
     data, vocabulary = run.data, vocabulary_of(run.data)
     if isinstance(data, Templated):
         tokens = data.prompt((Turn("user", prompt),), where)
-        if tokens[:1] != [vocabulary.opening]:
-            tokens = [vocabulary.opening, *tokens]
     else:
         tokens = [vocabulary.opening, *vocabulary.encode(prompt).tolist()]
     if isinstance(run.system, TransformerLanguage):
@@ -66,10 +65,10 @@ def answered(
     run: Run, prompts: Sequence[str], *, tokens: int, temperature: float, seed: int
 ) -> list[str]:
     """A run's answer to each prompt; a conversing one answers the user's turn."""
-    system = language_model(run)
-    if isinstance(run.data, Templated):
-        given = {"tokens": tokens, "temperature": temperature, "seed": seed}
-        return ["".join(run.chat(prompt, **given)) for prompt in prompts]
+    system, data = language_model(run), run.data
+    if isinstance(data, Templated):
+        asks = [data.prompt((Turn("user", prompt),)) for prompt in prompts]
+        return list(_conversed(run, asks, tokens, Sampling(temperature), seed))
     with torch.no_grad():
         said = list(
             system.generate(run, list(prompts), tokens=tokens, temperature=temperature, seed=seed)
@@ -77,6 +76,22 @@ def answered(
     if len(prompts) == 1:
         return ["".join(said)]
     return [text.removesuffix("\n") for text in said]
+
+
+def _conversed(
+    run: Run, asks: Sequence[list[int]], tokens: int, sampling: Sampling, seed: int
+) -> Iterator[str]:
+    """As `chat` answers each with the same seed, some at once."""
+    for begin in range(0, len(asks), ROWS):
+        some = asks[begin : begin + ROWS]
+        said = [""] * len(some)
+        drawn = [noise(run, seed, 0) for _ in some]
+        with torch.no_grad():
+            for row, piece in answers(
+                run, some, tokens=tokens, sampling=sampling, generators=drawn
+            ):
+                said[row] += piece
+        yield from said
 
 
 def surprise(run: Run, begun: Sequence[int], text: str) -> float:
