@@ -98,8 +98,10 @@ def surprise(run: Run, begun: Sequence[int], text: str) -> float:
     """Bits that a run needs for a text behind tokens, the spelling of unknown words included."""
     vocabulary = vocabulary_of(run.data)
     found, _, spelled = vocabulary.encode_spelled([text])
+    if not len(found):
+        return 0.0  # nothing of it is a token: white space that the vocabulary does not keep
     tokens = np.concatenate([np.asarray(begun, np.int64), found.astype(np.int64)])
-    nats = language_model(run).reader(run).surprises(tokens)[-len(found) :]
+    nats = language_model(run).reader(run).surprises(tokens)[len(begun) - 1 :]
     bits = Spelling(vocabulary).bits(spelled) if spelled else 0.0
     return float(nats.sum()) / float(np.log(2)) + bits
 
