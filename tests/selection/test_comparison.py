@@ -114,10 +114,11 @@ def test_another_vocabulary_has_bits_and_no_kl(runs: list[Run], tmp_path: Path) 
 
 def test_a_conversing_run_is_asked_in_its_template(runs: list[Run], tmp_path: Path) -> None:
     chats = [{"prompt": f"the {a}?", "completion": "sat on the mat."} for a in ("cat", "dog")] * 12
+    wide = fourfold.fit("gpt", SOURCE, out=tmp_path / "wide", steps=2, window=96, batch=2, layers=1,
+                        width=32, heads=1, **{"data.unit": "character"})  # fmt: skip
     tuned = fourfold.fit(
-        "sft", chats, from_=runs[0], out=tmp_path / "sft", steps=3, window=96, split=(0.8, 0.1, 0.1)
+        "sft", chats, from_=wide, out=tmp_path / "sft", steps=3, split=(0.8, 0.1, 0.1)
     )
-    wide = fourfold.fit("gpt", SOURCE, from_=runs[0], out=tmp_path / "wide", steps=1, window=96)
     rows = [{"prompt": "the cat?", "reference": "sat on the mat."}, {"prompt": "the dog?"}]
     found = compare([wide, tuned], rows, tokens=6)
     for answer, row in zip(found.answers[1], rows, strict=True):
