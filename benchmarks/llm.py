@@ -35,8 +35,8 @@ def main() -> None:
         keep("llm_bert", {"speed": speed}, module="llm")
     else:
         contenders = tuple(given.contenders or llm_sft.CONTENDERS)
-        found = llm_sft.sft(given.rounds, given.seconds, contenders)
-        keep("llm", {f"sft, {', '.join(contenders)}": found})
+        for found in llm_sft.sft(given.rounds, given.seconds, contenders):
+            keep("llm_sft", {", ".join(contenders): found}, module="llm")
 
 
 if __name__ == "__main__":

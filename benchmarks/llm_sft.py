@@ -15,6 +15,8 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -186,10 +188,10 @@ def one(folder: Path, contender: str, seconds: float) -> None:
     print(json.dumps(measure(folder, contender, seconds)))
 
 
-def sft(rounds: int, seconds: float, contenders: tuple[str, ...] = CONTENDERS) -> dict[str, Any]:
-    """Contenders in turn, round after round."""
-    import trl
-
+def sft(
+    rounds: int, seconds: float, contenders: tuple[str, ...] = CONTENDERS
+) -> Iterator[dict[str, Any]]:
+    """Contenders in turn; the result so far after each round."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -198,17 +200,22 @@ def sft(rounds: int, seconds: float, contenders: tuple[str, ...] = CONTENDERS) -
             for name in contenders:
                 found[name].append(apart(folder, name, seconds))
                 print(name, {k: round(v, 1) for k, v in found[name][-1].items()}, flush=True)
-    result: dict[str, Any] = {"TRL": trl.__version__, **about, "measured": found}
+            yield {"TRL": version("trl"), **about, **_ratios(found), "measured": found}
+
+
+def _ratios(found: dict[str, list[dict[str, float]]]) -> dict[str, float]:
+    """Each of ours by its fastest peer, of neighbours in time."""
+    result = {}
     key = "tokens a second"
     rates = {name: [m[key] for m in each] for name, each in found.items()}
-    for name, peers in _pairs(contenders).items():
+    for name, peers in _pairs(found).items():
         fastest = max(peers, key=lambda p: statistics.median(rates[p]))
         result[f"{name}, times {fastest}"] = round(ratio(rates, name, fastest), 2)
         print(f"{name}: {result[f'{name}, times {fastest}']} x {fastest}", flush=True)
     return result
 
 
-def _pairs(contenders: tuple[str, ...]) -> dict[str, list[str]]:
+def _pairs(contenders: Iterable[str]) -> dict[str, list[str]]:
     """What each of ours is measured against: the fastest of these."""
     theirs = [name for name in contenders if name.startswith("TRL")]
     found = {}
