@@ -231,6 +231,8 @@ def test_a_conversation_beyond_the_context_loses_its_beginning(tuned: Run) -> No
     assert "The context holds 160 tokens: the first 14 turns are left out." in Console.said
     short = "".join(tuned.chat("cat?", messages=turns[14:], system="be", temperature=0, tokens=10))
     assert long == short
+    "".join(tuned.chat("猫？", tokens=1))
+    assert any("2 of " in s and "are not in the vocabulary" in s for s in Console.said)
 
 
 def test_tasks_have_templates_that_can_be_edited(tuned: Run, tmp_path: Path) -> None:

@@ -20,12 +20,13 @@ def records(origin: Origin) -> Iterator[Record]:
     """The rows of a file in order, each with its place; blank lines are none.
 
     Args:
-        origin: a file, or a stream, which is read as JSON lines or as one JSON list.
+        origin: a file; a stream, or a file whose name does not tell, is JSON lines or one JSON list.
 
     Raises:
         UserError: it cannot be read; the file and line are named.
     """
-    kind = (kind_of(origin.path) if origin.path else "") or _kind_of_stream(origin)
+    named = kind_of(origin.path) if origin.path else ""
+    kind = named if named in ROWS else _kind_of_content(origin)
     if kind in (".jsonl", ".ndjson"):
         yield from _json_lines(origin)
     elif kind == ".json":
@@ -36,7 +37,7 @@ def records(origin: Origin) -> Iterator[Record]:
         yield from _parquet(origin)
     else:
         known = ", ".join(sorted(ROWS))
-        raise UserError(f"{origin.name}: expected a file of rows ({known}), got {kind or 'no'!r}")
+        raise UserError(f"{origin.name}: expected a file of rows ({known}), got {named or 'text'!r}")
 
 
 def in_memory(given: Any) -> Iterator[Record]:
@@ -67,9 +68,10 @@ def in_memory(given: Any) -> Iterator[Record]:
         yield f"the given data, row {number}", row
 
 
-def _kind_of_stream(origin: Origin) -> str:
+def _kind_of_content(origin: Origin) -> str:
+    """Of a stream, or of a file whose name does not tell: JSON by its first character."""
     first = next((text.lstrip()[:1] for text in decoded(origin) if text.strip()), "")
-    return ".json" if first == "[" else ".jsonl"
+    return {"[": ".json", "{": ".jsonl"}.get(first, "")
 
 
 def _json_lines(origin: Origin) -> Iterator[Record]:

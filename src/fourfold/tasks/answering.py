@@ -152,11 +152,13 @@ def fitted(run: Run, turns: Conversation, reserve: int) -> tuple[list[int], int]
             kept = (*turns[:first], *turns[begin + 1 :])
         prompt = data.prompt(kept)
         if len(prompt) + reserve <= data.window:
-            return prompt, len(turns) - len(kept)
+            break
     if len(prompt) >= data.window:
         raise UserError(
             f"a prompt of {len(prompt)} tokens: the context holds {data.window}, the answer included; shorten the text"
         )
+    if unknown := prompt.count(-1 if data.vocabulary.unknown is None else data.vocabulary.unknown):
+        run.console.say(f"{unknown} of {len(prompt)} tokens are not in the vocabulary.")
     return prompt, len(turns) - len(kept)
 
 
