@@ -115,7 +115,9 @@ def _source(value: Any, system: System, limits: Limits, scratch: Scratch, name: 
         return [str(_picture_file(v, limits, scratch, name, i)) for i, v in enumerate(many)]
     # what the system reads is its own affair: the content goes into files, whose names are ours
     many = value if isinstance(value, list) else [value]
-    files = [str(_file(v, scratch, f"{name}-{i}", ".txt")) for i, v in enumerate(many)]
+    # of pairs one content is a table of both sides, two are the sides line by line
+    suffix = ".tsv" if system.reads == "pairs" and len(many) == 1 else ".txt"
+    files = [str(_file(v, scratch, f"{name}-{i}", suffix)) for i, v in enumerate(many)]
     return files[0] if len(files) == 1 else files
 
 

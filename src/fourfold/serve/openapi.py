@@ -141,6 +141,8 @@ class Document:
         }.get(item.kind, "It was the best of times.")  # fmt: skip
         if item.kind == "source" and form.reads == "images":
             one = DOT
+        if item.kind == "source" and form.reads == "pairs":
+            one = "7\tseven"
         return [one] if item.many and not item.single else one
 
 

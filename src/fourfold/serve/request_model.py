@@ -36,6 +36,10 @@ SOURCES: dict[str, Any] = {
     | Annotated[dict[str, list[Cell]], Described(description="columns of equal length")]
     | Annotated[str, Described(description="CSV with a header")],
     "text": TEXTS | list[str],
+    "pairs": Annotated[
+        str, Described(description="a line for each pair, a tab between source and target")
+    ]
+    | Annotated[list[str], Described(description="the sources, a line each, and the targets")],
     "images": ENCODED | list[str],
 }
 """JSON forms of a source by what the system reads; of others, the content of one file as text."""
