@@ -107,7 +107,8 @@ def written(folder: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["a.jsonl", "a.json", "lines.json", "lines.txt", "a.jsonl.gz", "a.csv", "a.tsv", "a.parquet"]
+    "name",
+    ["a.jsonl", "a.json", "lines.json", "lines.txt", "a.jsonl.gz", "a.csv", "a.tsv", "a.parquet"],
 )
 def test_files_of_rows(tmp_path: Path, name: str) -> None:
     path = written(tmp_path, name)

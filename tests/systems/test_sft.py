@@ -158,6 +158,8 @@ def test_it_inherits_the_base_and_keeps_it(base: Run, tuned: Run) -> None:
     assert tuned.data.window == 160  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="width 64: the weights of .* were made with width 32"):
         fourfold.fit("sft", TALKS, from_=base.folder, out=False, width=64)
+    with pytest.raises(UserError, match="window 200: .* reads 160 tokens at most"):
+        fourfold.fit("sft", TALKS, from_=base.folder, out=False, data={"window": 200})
     again = fourfold.open(tuned.folder)
     assert again.evaluate(TALKS[:9]).values == tuned.evaluate(TALKS[:9]).values
 
@@ -319,3 +321,25 @@ def test_over_http_chat_takes_messages(tuned: Run) -> None:
     assert from_json(form, body.encode())["messages"] == [
         {"role": "user", "content": "cat, then dog?"}
     ]
+
+
+def test_a_model_may_read_more_than_it_was_trained_on(tmp_path: Path) -> None:
+    """As an imported one does: rows of the length that is asked for, answers with all of its context."""
+    small = GPT(
+        data=Text(unit="character", window=64, batch=8), layers=1, width=16, heads=1, context_length=160,
+        positions="learned", optimizer=Gradient(steps=2),
+    )  # fmt: skip
+    base = fourfold.fit(small, TEXT, out=tmp_path / "base")
+    run = fourfold.fit("sft", TALKS, from_=base.folder, out=tmp_path / "sft", steps=2)
+    assert (run.data.row, run.model.window) == (64, 160)  # type: ignore[attr-defined]
+    longer = fourfold.fit("sft", TALKS, from_=base.folder, out=False, steps=2, data={"window": 100})
+    assert (longer.data.row, longer.model.window) == (100, 160)  # type: ignore[attr-defined]
+    assert len("".join(fourfold.open(run.folder).chat("cat " * 25, tokens=9, seed=1))) <= 9
+    with pytest.raises(UserError, match="window 161: .* reads 160 tokens at most"):
+        fourfold.fit("sft", TALKS, from_=base.folder, out=False, data={"window": 161})
+    plain = GPT(
+        data=Text(unit="character", window=64, batch=8), layers=1, width=16, heads=1, positions="learned",
+        optimizer=Gradient(steps=2),
+    )  # fmt: skip
+    first = fourfold.fit(plain, TEXT, out=tmp_path / "plain")
+    assert fourfold.fit("sft", TALKS, from_=first.folder, out=False, steps=2).model.window == 64

@@ -97,17 +97,13 @@ class Conversations(DataOptions):
     ) -> ConversationData | None:
         """As `open`, with the vocabulary, window and template of a language model.
 
-        Raises:
-            UserError: rows longer than the model reads, besides those of `open`.
+        Rows may be longer than the windows that the model was trained on; whether it reads so much, its system says.
         """
         if not isinstance(prepared, TextData):
             return None
-        if (self.window or 0) > prepared.window:
-            raise UserError(
-                f"window {self.window}: the model that is begun from reads {prepared.window} tokens at most"
-            )
+        window = max(prepared.window, self.window or 0)
         opened = open_conversations(self, sources, seed, valid)
-        return _prepared(self, opened, prepared.vocabulary, seed, prepared.window, _now())
+        return _prepared(self, opened, prepared.vocabulary, seed, window, _now())
 
     def restore(self, folder: Path) -> ConversationData:
         """See `DataOptions.restore`."""

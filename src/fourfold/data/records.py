@@ -37,7 +37,9 @@ def records(origin: Origin) -> Iterator[Record]:
         yield from _parquet(origin)
     else:
         known = ", ".join(sorted(ROWS))
-        raise UserError(f"{origin.name}: expected a file of rows ({known}), got {named or 'text'!r}")
+        raise UserError(
+            f"{origin.name}: expected a file of rows ({known}), got {named or 'text'!r}"
+        )
 
 
 def in_memory(given: Any) -> Iterator[Record]:

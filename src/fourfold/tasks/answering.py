@@ -130,6 +130,11 @@ def heard(messages: Sequence[Any], text: str, system: str | None) -> Conversatio
     return found
 
 
+def context(run: Run) -> int:
+    """Tokens that a run's model reads at once, which may be more than the windows that it was trained on."""
+    return int(run.model.window)  # type: ignore[arg-type]
+
+
 def fitted(run: Run, turns: Conversation, reserve: int) -> tuple[list[int], int]:
     """The tokens that ask for an answer, without the earliest exchanges where the context does not hold all.
 
@@ -144,18 +149,18 @@ def fitted(run: Run, turns: Conversation, reserve: int) -> tuple[list[int], int]
     Raises:
         UserError: the last turn alone does not fit.
     """
-    data = templated(run.data)
+    data, window = templated(run.data), context(run)
     first = 1 if turns[0].role == "system" else 0
     for begin in range(first, len(turns), 2):
         kept = (*turns[:first], *turns[begin:])
         if kept[first].role != "user":  # a conversation that the assistant began
             kept = (*turns[:first], *turns[begin + 1 :])
         prompt = data.prompt(kept)
-        if len(prompt) + reserve <= data.window:
+        if len(prompt) + reserve <= window:
             break
-    if len(prompt) >= data.window:
+    if len(prompt) >= window:
         raise UserError(
-            f"a prompt of {len(prompt)} tokens: the context holds {data.window}, the answer included; shorten the text"
+            f"a prompt of {len(prompt)} tokens: the context holds {window}, the answer included; shorten the text"
         )
     if unknown := prompt.count(-1 if data.vocabulary.unknown is None else data.vocabulary.unknown):
         run.console.say(f"{unknown} of {len(prompt)} tokens are not in the vocabulary.")

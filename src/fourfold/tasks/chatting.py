@@ -31,13 +31,14 @@ from fourfold.tasks.answer_scores import answer_score
 from fourfold.tasks.answering import (
     ROWS,
     answers,
+    context,
     conversation_data,
     fitted,
     heard,
-    templated,
     whole_answers,
 )
 from fourfold.tasks.asking import FILE, TASKS, asked, templates
+from fourfold.tasks.decoder_only import DecoderOnly
 from fourfold.tasks.language import Probability, noise, pieces, vocabulary_of
 from fourfold.tasks.transformer_language import TransformerLanguage
 
@@ -82,7 +83,7 @@ class Conversing(TransformerLanguage):
             seed: the same seed gives the same answer; None gives another each time.
         """
         turns = heard(messages or (), text, system)
-        window = templated(run.data).window
+        window = context(run)
         prompt, left_out = fitted(run, turns, min(tokens, window // 4))
         if left_out:
             run.console.say(
@@ -146,6 +147,16 @@ class Chatting(Conversing):
 
     data: Conversations = Conversations()
 
+    def accepts(self, other: Run) -> None:
+        """See `DecoderOnly.accepts`; and rows longer than the model reads are refused."""
+        super().accepts(other)
+        assert isinstance(other.system, DecoderOnly)  # noqa: S101  # others are refused
+        most = other.system.span(other.data)
+        if (self.data.window or 0) > most:
+            raise UserError(
+                f"window {self.data.window}: {other.folder} reads {most} tokens at most"
+            )
+
     def evaluate(
         self,
         run: Run,
@@ -182,7 +193,7 @@ class Chatting(Conversing):
         """The answer to the first held-out conversation."""
         data = conversation_data(run.data)
         split: Split = "valid" if data.size("valid") else "train"
-        rows = _exchanges(data, split, 1)
+        rows = _exchanges(data, split, 1, context(run))
         if not rows:
             return ""
         prompt, question, _ = rows[0]
@@ -212,7 +223,7 @@ class Chatting(Conversing):
         except UserError:
             data = None
         if isinstance(data, ConversationData):
-            rows = _exchanges(data, split, SHOWN)
+            rows = _exchanges(data, split, SHOWN, context(run))
             said = whole_answers(run, [row[0] for row in rows], tokens=100)
             shown = tuple((row[1], text, row[2]) for row, text in zip(rows, said, strict=True))
             yield Table("Held-out prompts", ("asked", "answered", "expected"), shown)
@@ -256,14 +267,16 @@ def _generated(
             yield from (f"{text}\n" for text in said)
 
 
-def _exchanges(data: ConversationData, split: Split, most: int) -> list[tuple[list[int], str, str]]:
+def _exchanges(
+    data: ConversationData, split: Split, most: int, window: int
+) -> list[tuple[list[int], str, str]]:
     """The last exchange of each of the first conversations: the prompt's tokens, what is asked, what is answered."""
     found: list[tuple[list[int], str, str]] = []
     for turns in data.conversations(split):
         if len(found) == most:
             break
         prompt = data.prompt(turns[:-1])
-        if len(prompt) < data.window:
+        if len(prompt) < window:
             found.append((prompt, turns[-2].content if len(turns) > 1 else "", turns[-1].content))
     return found
 
@@ -274,7 +287,7 @@ def _measured(
     """Values, units and notes of one model."""
     loss = measure(run.objective, model, data, split, run.device, run.seed)["loss"]
     values, units = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}, {"loss": "nats/token"}
-    rows = _exchanges(data, split, answered)
+    rows = _exchanges(data, split, answered, context(run))
     if not rows:
         return values, units, []
     said = whole_answers(run, [row[0] for row in rows], tokens=tokens, model=model)

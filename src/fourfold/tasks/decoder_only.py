@@ -180,8 +180,11 @@ class DecoderOnly(Adaptable):
         names = list(SHAPING)
         if self.positions in TABLES:
             names.append("context_length")
-            before["context_length"] = other.system.span(other.system.data)
-            now["context_length"] = self.span(self.data)
+            before["context_length"] = most = other.system.span(other.data)
+            asked = (
+                getattr(self.data, "window", None) or most
+            )  # where it takes that of the run begun from
+            now["context_length"] = self.context_length or asked
         for name in names:
             if before[name] != now[name]:
                 raise UserError(
