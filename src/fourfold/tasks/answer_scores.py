@@ -12,7 +12,9 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
+from fourfold.core.errors import UserError
 from fourfold.core.types import Score
+from fourfold.tasks.translation_scores import measured
 
 _WORD = re.compile(
     r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af]|[^\W_]+?(?=[\u3040-\u30ff\u3400-\u9fff]|[\W_]|$)"
@@ -57,18 +59,15 @@ def rouge_l(answer: str, reference: str) -> float:
 
 
 def bleu(answers: Sequence[str], references: Sequence[str]) -> float | None:
-    """BLEU of all answers together, 0 to 1; None where sacrebleu is not installed.
+    """BLEU of all answers together, 0 to 1; Chinese is cut into characters, as sacrebleu's zh does.
 
-    Chinese and Japanese are cut into characters, as sacrebleu's zh does.
+    None where no answer has four words, which BLEU counts.
+
+    Raises:
+        UserError: sacrebleu is not installed.
     """
-    try:
-        import sacrebleu
-    except ImportError:
-        return None
-    han = sum(len(c) == 1 and ord(c) > 0x3000 for text in references for c in words(text))
-    tokenize = "zh" if han > 0.3 * max(1, sum(map(len, references))) else "13a"
-    score = sacrebleu.corpus_bleu(list(answers), [list(references)], tokenize=tokenize)
-    return float(score.score) / 100
+    found = measured(answers, references).bleu
+    return None if found is None else found / 100
 
 
 def answer_score(answers: Sequence[str], references: Sequence[str]) -> Score:
@@ -83,9 +82,12 @@ def answer_score(answers: Sequence[str], references: Sequence[str]) -> Score:
         name: sum(measure(a, r) for a, r in pairs) / len(pairs)
         for name, measure in (("exact_match", exact), ("f1", f1), ("rouge_l", rouge_l))
     }
-    found = bleu(answers, references)
+    try:
+        found = bleu(answers, references)
+    except UserError as error:  # not installed
+        return Score(values, notes=(str(error),))
     if found is None:
-        return Score(values, notes=("BLEU needs sacrebleu: pip install sacrebleu",))
+        return Score(values, notes=("no BLEU: no answer has four words",))
     return Score({**values, "bleu": found})
 
 
