@@ -31,6 +31,8 @@ LONGEST_PRODUCTS = {torch.bfloat16: 1024}
 """Positions up to which masked products are stored on a CPU, by format; others up to `FEW`. At 24 positions they take
 a quarter of the time of torch's kernel in bfloat16 and three quarters in float32, at 256 half and 1.5 times it."""
 FEW = 96
+MANY = 32
+"""Heads of sequences in a batch from which products gain in inference."""
 LONG_ROW = 192
 """Positions from which packed rows are taken apart: gathering costs more than the pairs of short rows."""
 
@@ -200,6 +202,9 @@ def attention(
             return attention_packed(q, k, v, segments, scale)
     stored = here and torch.is_grad_enabled()
     stored = stored and max(q.shape[2], k.shape[2]) <= LONGEST_PRODUCTS.get(q.dtype, FEW)
+    # without gradients, too, where the pairs are few and the sequences many: half the time at 36 positions
+    many = here and max(q.shape[2], k.shape[2]) <= FEW and q.shape[0] * q.shape[1] >= MANY
+    stored = stored or (many and q.dtype == torch.bfloat16) or (many and q.shape[2] == 1)
     return _masked(q, k, v, visible(q, k, causal, keep, segments, sliding), bias, scale, stored)
 
 

@@ -234,7 +234,8 @@ def _said(
             best, token = logits.max(-1)
             logs.append(best - logits.logsumexp(-1))
         else:
-            token = logits.argmax(-1)
+            # on a CPU in bfloat16 torch's argmax takes eight times as long
+            token = logits.max(-1).indices
         tokens.append(token)
     shape = hidden.shape[:2]
     sure = torch.cat(logs) if scored else torch.full((len(flat),), torch.nan)

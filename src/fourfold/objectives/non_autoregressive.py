@@ -199,7 +199,7 @@ def _largest(network: Any, hidden: Tensor) -> Tensor:
     """The most likely token of each slot, (B, N), from features (B, N, W)."""
     flat = hidden.flatten(0, 1)
     rows = max(1, ROWS // network.head.out_features)
-    return torch.cat([network.head(some).argmax(-1) for some in flat.split(rows)]).view(
+    return torch.cat([network.head(some).max(-1).indices for some in flat.split(rows)]).view(
         hidden.shape[:2]
     )
 
