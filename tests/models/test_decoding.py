@@ -289,9 +289,9 @@ def test_attention_is_what_the_papers_write() -> None:
     memory = model.encode(source, lengths)
     state = model.initial(memory)
     x = model.target_embedding(torch.tensor([[3]])) * model.scale
-    scores = model.score(
-        torch.tanh(model.query(state[0][0])[:, None] + model.key(memory.annotations))
-    )
+    scorer = model.scorer
+    asked = scorer.from_query(state[0][0])[:, None] + scorer.from_key(memory.annotations)
+    scores = scorer.score(torch.tanh(asked))
     context = (scores.softmax(1) * memory.annotations).sum(
         1
     )  # Bahdanau et al. 2015, equations 5 and 6

@@ -14,8 +14,9 @@ from fourfold import api
 from fourfold.core.console import Silent
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
+from fourfold.look.translation import quality_by_length
 from fourfold.models.decoding import Output
-from fourfold.tasks.translation import copied, limits
+from fourfold.tasks.translation import by_groups, copied, limits
 from fourfold.tasks.translation_scores import length_groups, measured, tokenizer_of, utility
 
 WORDS = "nul een twee drie vier vijf zes zeven acht negen".split()
@@ -149,6 +150,28 @@ def test_a_missing_package_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     assert any("pip install 'fourfold[translation]'" in note for note in score.notes)
 
 
+def test_attention_is_explained(run: Run) -> None:
+    found = run.explain("3 1 2")
+    assert 'translated as "drie een twee"' in found.sentences[0]
+    assert "Where each word of the target looked" in {p.title for p in found.pictures}
+
+
+def test_quality_by_length_is_drawn() -> None:
+    sources = [" ".join(["w"] * (1 + n % 30)) for n in range(300)]
+    measure, groups = by_groups(sources, sources, sources)
+    assert measure == "BLEU" and len(groups) > 3
+    assert by_groups(["w w"], ["w w"], ["w w"])[0] == "chrF"
+    assert quality_by_length({"a": groups, "b": groups}).png.startswith(b"\x89PNG")
+
+
+def test_a_run_that_holds_nothing_out_shows_what_it_learned() -> None:
+    fitted = api.fit(
+        "seq2seq", _pairs(range(40)), out=False, width=8, embedding=8, steps=1,
+        **{"data.unit": "word", "data.split": (1.0, 0.0, 0.0)},
+    )  # fmt: skip
+    assert " -> " in fitted.system.preview(fitted)
+
+
 def test_scores_are_sacrebleus() -> None:
     import sacrebleu
 
@@ -178,6 +201,7 @@ def test_groups_by_length_hold_every_sentence_once() -> None:
 
 def test_the_report_shows_examples_and_quality(run: Run, tmp_path: Path) -> None:
     pictures = {p.title for p in run.system.pictures(run)}
-    assert "Quality by length" in pictures
+    assert "Where each word of the target looked" in pictures
+    assert "Quality by length" not in pictures  # these sources have 1 to 4 words: one group
     (table,) = [t for t in run.system.tables(run) if t.title == "Held-out examples"]
     assert all(len(row) == 3 for row in table.rows)

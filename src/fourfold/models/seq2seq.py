@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fourfold.models.dropout import Dropout
 from fourfold.models.recurrent import CELLS, State
+from fourfold.models.scorers import AdditiveAttention, DotAttention, Scorer
 
 Attending = Literal["none", "additive", "dot"]
 Cell = Literal["rnn", "gru", "lstm"]
@@ -146,10 +147,11 @@ class Seq2Seq(nn.Module):
         sizes = [first, *[width] * (layers - 1)]
         self.decoder = nn.ModuleList([CELLS[cell](size, width) for size in sizes])
         self.bridge = nn.Linear(2 * width, layers * CELLS[cell].states * width)
-        self.key = nn.Linear(2 * width, width, bias=False) if attention != "none" else None
         if attention == "additive":
-            self.query = nn.Linear(width, width)
-            self.score = nn.Linear(width, 1, bias=False)
+            self.scorer: Scorer = AdditiveAttention(width, 2 * width, width)
+        elif attention == "dot":
+            self.key = nn.Linear(2 * width, width, bias=False)
+            self.scorer = DotAttention(width)
         self.readout = nn.Linear(width + 2 * width + embedding, embedding)
         self.head = nn.Linear(embedding, target_size)
         nn.init.zeros_(self.head.bias)
@@ -164,7 +166,11 @@ class Seq2Seq(nn.Module):
         x = self.dropout(self.source_embedding(source) * self.scale)
         annotations, context = self.encoder(x, lengths)
         within = torch.arange(source.shape[1], device=source.device) < lengths[:, None]
-        keys = None if self.key is None else self.key(annotations)
+        keys = None
+        if self.attention == "dot":
+            keys = self.key(annotations)
+        elif self.attention == "additive":
+            keys = self.scorer.prepare(annotations)
         return Memory(annotations, context, keys, within)
 
     def initial(self, memory: Memory) -> list[State]:
@@ -199,7 +205,7 @@ class Seq2Seq(nn.Module):
             return self._read_out(hidden, context, x), states, None
         hidden, states = self._run(x, states)
         assert memory.keys is not None  # noqa: S101
-        weights = softmax_within(hidden @ memory.keys.mT, memory.within[:, None])
+        weights = softmax_within(self.scorer.scores(hidden, memory.keys), memory.within[:, None])
         return self._read_out(hidden, weights @ memory.annotations, x), states, weights
 
     def _run(self, x: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
@@ -223,8 +229,8 @@ class Seq2Seq(nn.Module):
         mask = memory.within
         state, hidden, looked = states[0], [], []
         for step in range(x.shape[1]):
-            asked = torch.tanh(memory.keys + self.query(state[0])[:, None])
-            weights = softmax_within(self.score(asked)[..., 0], mask)  # (B, S)
+            scores = self.scorer.scores(state[0][:, None], memory.keys)
+            weights = softmax_within(scores[:, 0], mask)  # (B, S)
             looked.append(weights)
             given = from_words[:, step] + (weights[:, None] @ from_source)[:, 0]
             state = layer.cell(given, layer.from_hidden(state[0]), state)

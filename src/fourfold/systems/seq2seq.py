@@ -10,21 +10,29 @@ the defaults, dot-product attention, 8 minutes of one core of an EPYC.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
 
+import torch
 from annotated_types import Ge, Lt
 from pydantic import PositiveInt
 
-from fourfold.core.parts import Data
+from fourfold.core.evaluation import to_device
+from fourfold.core.parts import Batch, Data, Split
 from fourfold.core.run import Run
 from fourfold.core.system import system
+from fourfold.core.types import Picture
 from fourfold.data.pairs import Pairs, pair_data
+from fourfold.look.attention import LONGEST, attention_maps
 from fourfold.models.decoding import Stepper
 from fourfold.models.recurrent import Cell
 from fourfold.models.seq2seq import Attending, Seq2Seq, stepper_of
 from fourfold.objectives.sequence import TargetToken
 from fourfold.optimizers.gradient import Gradient
 from fourfold.tasks.translation import Translator
+
+EXAMPLES = 50
+"""Held-out pairs of which the report looks into the one with the longest source."""
 
 
 @system("seq2seq", reads="pairs")
@@ -97,6 +105,34 @@ class Sequences(Translator):
         if not isinstance(model, Seq2Seq):
             raise TypeError(f"seq2seq expects Seq2Seq, got {type(model).__name__}")
         return stepper_of(model)
+
+    def pictures(self, run: Run) -> Iterator[Picture]:
+        """What every translating system shows, and where the output of a held-out source looked."""
+        yield from super().pictures(run)
+        data = pair_data(run.examples())
+        splits: tuple[Split, ...] = ("valid", "test", "train")
+        split = next(s for s in splits if data.size(s))
+        lengths = data.texts(split)[0][:EXAMPLES]
+        longest = max(range(len(lengths)), key=lambda n: len(lengths[n]))
+        example, _ = self._example(run, lengths[longest])
+        batch = next(data.reopen(example, whole=True).batches("test"))
+        yield from self._maps(run, to_device(batch, run.device))
+
+    def _maps(self, run: Run, batch: Batch) -> list[Picture]:
+        """Where each step of the first example's target looked in the source."""
+        model, data = run.model, pair_data(run.data)
+        if not isinstance(model, Seq2Seq) or model.attention == "none":
+            return []
+        length, time = int(batch["source_lengths"][0]), int((batch["targets"][0] >= 0).sum())
+        with torch.no_grad():
+            memory = model.encode(batch["source"][:1, :length], batch["source_lengths"][:1])
+            _, _, looked = model.decode(memory, model.initial(memory), batch["tokens"][:1, :time])
+        assert looked is not None  # noqa: S101
+        read = [data.source_vocabulary.token(t) for t in batch["source"][0, :length].tolist()]
+        said = [data.target_vocabulary.token(t) for t in batch["targets"][0, :time].tolist()]
+        title = "Where each word of the target looked"
+        maps = looked[:, :LONGEST, :LONGEST].float().cpu().numpy()
+        return [attention_maps({self.attention: maps}, read[:LONGEST], title, said[:LONGEST])]
 
     @classmethod
     def toy(cls) -> tuple[Any, Any]:

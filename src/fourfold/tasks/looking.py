@@ -43,6 +43,10 @@ class Explaining(System):
             return None
         return {getattr(run.system.data, "field", "text"): [text]}, "of the given text"
 
+    def _maps(self, run: Run, batch: Batch) -> list[Picture]:
+        """Attention that a system's model has beside the form that all maps are drawn of."""
+        return []
+
     def explain(
         self,
         run: Run,
@@ -86,7 +90,7 @@ class Explaining(System):
                 [picture, *pictures],
             )
         more_tables, maps = attention_pictures(seen)
-        tables, pictures = [*tables, *more_tables], [*pictures, *maps]
+        tables, pictures = [*tables, *more_tables], [*pictures, *maps, *self._maps(run, batch)]
         embeddings = _embeddings(run, words, projection, seed)
         if embeddings is not None:
             pictures.append(embeddings)

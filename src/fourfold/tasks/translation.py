@@ -191,7 +191,8 @@ class Translator(Looking):
         except UserError as error:
             run.note(f"No picture of quality by length: {error}.")
             return
-        yield quality_by_length({"this run": groups}, measure=measure)
+        if len(groups) > 1:
+            yield quality_by_length({"this run": groups}, measure=measure)
 
     def tables(self, run: Run) -> Iterator[Table]:
         """Some held-out pairs with what was made of them."""
