@@ -49,7 +49,8 @@ def assistant(folder: Path, *, rows: int = 600, epochs: float = 6, width: int = 
 
 def rewarded(base: Run, folder: Path, **options: Any) -> Run:
     """A reward model of the pairs."""
-    given = {"lr": 2e-3, "epochs": 3, "data.batch": 32, "evaluate_every": "50%"} | options
+    budget = {} if "steps" in options else {"epochs": 3}
+    given = {"lr": 2e-3, "data.batch": 32, "evaluate_every": "50%", **budget, **options}
     return fourfold.fit("reward", pairs(300, 1), out=folder, from_=base, **given)
 
 
