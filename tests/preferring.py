@@ -54,8 +54,7 @@ def rewarded(base: Run, folder: Path, **options: Any) -> Run:
     return fourfold.fit("reward", pairs(300, 1), out=folder, from_=base, **given)
 
 
-def polite(run: Run, count: int = 40) -> float:
-    """The share of drawn answers that say please, the word before it."""
-    said = ["".join(run.chat(f"Say {w}.", temperature=1.0, seed=i)) for i in range(count // 10) for w in WORDS]  # fmt: skip
-    asked = [w for _ in range(count // 10) for w in WORDS]
-    return sum(a.startswith(f"{w} please") for a, w in zip(said, asked, strict=True)) / len(said)
+def polite(run: Run, count: int = 100) -> float:
+    """The share of drawn answers that say please."""
+    said = ["".join(run.chat(f"Say {word}.", temperature=1.0, seed=seed)) for seed in range(count // 10) for word in WORDS]  # fmt: skip
+    return sum(" please" in answer for answer in said) / len(said)

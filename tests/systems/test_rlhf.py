@@ -231,13 +231,13 @@ def test_end_to_end(tmp_path: Path) -> None:
     def tuned(kind: str, by: Run, name: str) -> Run:
         return fourfold.fit(
             "rlhf", preferring.PROMPTS * 8, out=tmp_path / name, from_=base, reward=str(by.folder), judge="regex:please",
-            objective=kind, lr=3e-4, beta=0.3, epochs=8, evaluate_every="20%",
+            objective=kind, lr=3e-4, beta=0.3, epochs=6 if kind == "ppo" else 3, evaluate_every="20%",
             **{"data.prompts": 10, "data.answers": 8, "data.passes": 2, "data.batch": 40, "data.tokens": 24, "data.split": (1, 0, 0)},
         )  # fmt: skip
 
     for kind in KINDS:
         run = tuned(kind, reward, kind)
-        assert preferring.polite(run) > begun + 0.25, kind
+        assert preferring.polite(run) > begun + 0.2, kind
         measured = run.evaluate(preferring.PROMPTS)
         assert measured["divergence"] < 10, kind
         after = fourfold.fit(
@@ -245,7 +245,7 @@ def test_end_to_end(tmp_path: Path) -> None:
         )
         assert after.evaluate(held, answered=0)["loss"] < knew + 0.7, kind
     control = tuned("grpo", blind, "control")
-    assert preferring.polite(control) < begun + 0.25
+    assert preferring.polite(control) < begun + 0.2
     again = tuned("grpo", reward, "again")
     first = fourfold.open(tmp_path / "grpo").model.state_dict()
     assert all(
