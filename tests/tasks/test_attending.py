@@ -62,10 +62,22 @@ def test_a_word_of_several_tokens() -> None:
     assert found.sentences[0].startswith('"d" (position 6 of ')
 
 
+def test_a_chinese_word_of_several_bytes() -> None:
+    """A word that no token shows is found by its own tokens."""
+    toy, _ = GPT.toy()
+    data = toy.data.model_copy(update={"unit": "byte"})
+    text = "机器会思考。会思考的机器。" * 60
+    run = fourfold.fit(toy.model_copy(update={"data": data}), {"text": [text]}, out=False, steps=2)
+    found = run.explain("机器会思考。", word="思考")
+    assert "(position 16 of " in found.sentences[0]  # the end token, then three bytes a character
+    with pytest.raises(UserError, match="not in the text"):
+        run.explain("机器会思考。", word="想")
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"word": "make!"}, "not in the text.*make.*last token, is .*3 and 4"),
+        ({"word": "make!"}, "not in the text.*make.*last token, is .*3 and 4 make 7"),
         ({"word": "make", "head": 2}, "expected 0 to 1"),
         ({"word": "make", "module": "blocks.9.attention"}, "no such module"),
         ({"word": "make", "module": "blocks.0"}, "no attention of that name"),

@@ -115,11 +115,12 @@ def attention_pictures(seen: Sequence[Seen]) -> tuple[list[Table], list[Picture]
 
 
 def word_walk(
-    seen: Sequence[Seen], word: str, module: str | None, head: int
+    run: Run, seen: Sequence[Seen], word: str, module: str | None, head: int
 ) -> tuple[list[str], Table, Picture]:
     """One word of the first example through one head.
 
     Args:
+        run: whose vocabulary knows the tokens of a word that no name shows, as Chinese in bytes.
         seen: what `attended` gave.
         word: as it stands in the text; of several pieces the last one asks.
         module: the layer's name; None takes the first of those in which the word asks.
@@ -134,13 +135,14 @@ def word_walk(
     if module is not None and module not in modules:
         raise UserError(f"--module {module}: no attention of that name{nearest(module, modules)}")
     asked = [modules[module]] if module is not None else list(seen)
-    one = next((s for s in asked if _find(s.queries, word) is not None), asked[0])
+    spelled = _spellings(run, word)
+    one = next((s for s in asked if _find(s.queries, word, spelled) is not None), asked[0])
     name = module or next(iter(one.calls))
     call = one.calls[name]
     heads = call.q.shape[1]
     if head >= heads:
         raise UserError(f"--head {head}: expected 0 to {heads - 1}, the heads of {name}")
-    place = _place(one.queries, word)
+    place = _place(one.queries, word, spelled)
     queries = None if one.own else one.queries
     return walked(walk_of(call, head, place), place, one.keys, f"{name}, head {head}", queries)
 
@@ -167,18 +169,30 @@ def walk_of(call: Looked, head: int, place: int) -> Walk:
 # --- private ----------------------------------------------------------------------------------------
 
 
-def _find(tokens: Sequence[str], word: str) -> int | None:
+def _spellings(run: Run, word: str) -> list[list[str]]:
+    """Names of a word's tokens, as it begins a text and as it follows a space."""
+    vocabulary = getattr(run.data, "vocabulary", None)
+    if vocabulary is None or not word:
+        return []
+    return [[vocabulary.token(int(t)) for t in vocabulary.encode(w)] for w in (word, f" {word}")]
+
+
+def _find(tokens: Sequence[str], word: str, spelled: Sequence[Sequence[str]] = ()) -> int | None:
     """The position of a word: of the token that is it, or the last of those that spell it; None where it is not there."""
     plain = [token.strip(" Ġ▁") for token in tokens]
     if word in plain:
         return plain.index(word)
+    for names in spelled:
+        for first in range(len(tokens) - len(names) + 1):
+            if names and list(tokens[first : first + len(names)]) == list(names):
+                return first + len(names) - 1
     ends = np.cumsum([len(token) for token in tokens])
     at = "".join(tokens).find(word) if word else -1
     return None if at < 0 else int(np.searchsorted(ends, at + len(word)))
 
 
-def _place(tokens: Sequence[str], word: str) -> int:
-    place = _find(tokens, word)
+def _place(tokens: Sequence[str], word: str, spelled: Sequence[Sequence[str]]) -> int:
+    place = _find(tokens, word, spelled)
     if place is None:
         plain = [token.strip(" Ġ▁") for token in tokens]
         raise UserError(

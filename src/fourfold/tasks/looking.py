@@ -83,7 +83,7 @@ class Explaining(System):
         sentences, tables, pictures = _graph(run, steps, said, module)
         seen = attended(run, batch, seed)
         if word is not None:
-            told, table, picture = word_walk(seen, word, module, head)
+            told, table, picture = word_walk(run, seen, word, module, head)
             sentences, tables, pictures = (
                 [*told, *sentences],
                 [table, *tables],
