@@ -180,23 +180,33 @@ def learn(name: str, distance: int, seed: int = 0) -> dict[str, Any]:
 
 def fit(models: list[str], distances: list[int], path: Path) -> None:
     """Learn what is not learned yet; every result is kept as soon as it is there."""
-    kept = json.loads(path.read_text()) if path.exists() else {"results": {}}
     for distance in distances:
         for name in models:
-            if str(distance) in kept["results"].get(name, {}):
+            kept = json.loads(path.read_text()) if path.exists() else {}
+            before = kept.get(section(name), {}).get("result", {})
+            if str(distance) in before:
                 continue
-            row = {**learn(name, distance), "machine": machine()}
-            kept["command"] = "OMP_NUM_THREADS=1 python -m benchmarks.memory fit"
-            kept["results"].setdefault(name, {})[str(distance)] = row
+            here = machine()
+            row = {**learn(name, distance), "processor": here["processor"]}
+            found = {**before, str(distance): row}
+            in_order = {d: found[d] for d in sorted(found, key=int)}
+            command = "OMP_NUM_THREADS=1 python -m benchmarks.memory fit"
+            kept[section(name)] = {"result": in_order, "command": command, "machine": here}
             path.write_text(json.dumps(kept, indent=2) + "\n")
+
+
+def section(name: str) -> str:
+    """What a network's results are kept under."""
+    return f"recall by distance: {NAMES[name]}"
 
 
 def draw() -> None:
     """docs/pictures/memory.png, and the table for docs/translation.md."""
-    found = json.loads((RESULTS / "memory.json").read_text())["results"]
+    sections = json.loads((RESULTS / "memory.json").read_text())
+    found = {n: sections[section(n)]["result"] for n in MODELS if section(n) in sections}
     fig, (left, right) = subplots(1, 2, width=9.5, height=3.8)
     for number, name in enumerate(n for n in MODELS if n in found):
-        rows = {int(d): row for d, row in sorted(found[name].items(), key=lambda i: int(i[0]))}
+        rows = {int(distance): row for distance, row in found[name].items()}
         style = {"color": COLORS[number], "label": NAMES[name], "marker": "o"}
         left.plot(list(rows), [100 * r["accuracy"] for r in rows.values()], **style)
         right.plot(list(rows), [r["gradient untrained"] for r in rows.values()], **style)

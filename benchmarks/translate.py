@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.side_by_side import RESULTS, data_file, machine
+from benchmarks.side_by_side import RESULTS, data_file, keep
 from fourfold import api
 from fourfold.core.console import make_console
 from fourfold.core.run import Run
@@ -65,24 +65,6 @@ SYSTEMS |= {
 def pair(part: str) -> list[str]:
     """The two files of a part of Multi30k."""
     return [str(data_file(f"{FOLDER}/{part}.{code}.gz")) for code in ("en", "de")]
-
-
-def path_of() -> Path:
-    """Where results are kept."""
-    return RESULTS / "translate.json"
-
-
-def kept() -> dict[str, Any]:
-    """What was measured before."""
-    return json.loads(path_of().read_text()) if path_of().exists() else {}
-
-
-def keep(section: str, name: str, values: dict[str, Any]) -> None:
-    """Add one contender's numbers, with the command and the machine."""
-    found = kept()
-    row = {**values, "machine": machine()}
-    found.setdefault(section, {})[name] = row
-    path_of().write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
 
 def fit(name: str, runs: Path, device: str, epochs: float | None) -> None:
@@ -147,13 +129,16 @@ def measure_one(name: str, runs: Path, part: str, device: str, passes: int | Non
         "evaluation, processor seconds": round(time.process_time() - began, 1),
     }
     label = name if passes is None else f"{name}, {passes} pass{'es' * (passes > 1)}"
-    keep("numbers" if name.startswith("numbers") else part, label, values)
+    where = "" if name.startswith("numbers") else f", Multi30k en-de, {part}"
+    keep("translate", {f"{label}{where}": values})
     print(label, json.dumps(values, indent=2))
 
 
 def draw() -> None:
     """docs/pictures/translation_length.png: BLEU by the words of the source."""
-    found = kept()["test_2016_flickr"]
+    end = ", Multi30k en-de, test_2016_flickr"
+    kept = json.loads((RESULTS / "translate.json").read_text())
+    found = {n.removesuffix(end): s["result"] for n, s in kept.items() if n.endswith(end)}
     fig, axes = subplots(width=7.2, height=3.9)
     groups: list[str] = []
     for number, (name, row) in enumerate(found.items()):
