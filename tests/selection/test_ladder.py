@@ -211,3 +211,19 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     ):
         with pytest.raises(UserError, match=sentence):
             dispatch(["ladder", str(text), *words])
+
+
+def test_a_short_rung_is_small(tmp_path: Path) -> None:
+    for minutes, layers in ((0.002, 2), (1.0, 4)):
+        given = {
+            "gpt": {"data.window": 8, "data.batch": 2, "width": 32, "optimizer.minutes": 0.002}
+        }
+        made = ladder(
+            SOURCE,
+            rungs=["gpt"],
+            unit="space",
+            minutes=minutes,
+            out=tmp_path / str(layers),
+            options=given,
+        )
+        assert fourfold.open(made.folder / "gpt").system.layers == layers

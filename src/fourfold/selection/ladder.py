@@ -48,6 +48,8 @@ COUNTING = ("sizes", "unseen", "perplexity")
 ORDERS = 7
 COUNTED, HELD = 4_000_000, 200_000
 """Most tokens that are counted, and looked at, to show where counting ends."""
+SHORT = {"gpt": (1.0, "mini")}
+"""Rungs that are too large for so few minutes as they are, with the size that they take below."""
 Unit = Literal["byte", "character", "word", "space", "jieba", "bpe"]
 
 
@@ -369,9 +371,13 @@ def _fitted(
     if ("optimizer", "minutes") in options_of(load_system(name)) and not budget & set(further):
         given["optimizer.minutes"] = plan["minutes"]
     given.update(further)
+    least, small = SHORT.get(name, (0.0, None))
+    size = small if "optimizer.minutes" in given and plan["minutes"] < least else None
+    if size is not None:
+        console.say(f"{name}: takes its size {size} for less than {least:g} minutes")
     return api.fit(
         name, source, out=folder, seed=plan["seed"], valid=valid, device=device, console=console,
-        **given,
+        size=size, **given,
     )  # fmt: skip
 
 

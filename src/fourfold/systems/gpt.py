@@ -35,6 +35,7 @@ class GPT(Distilling, TransformerLanguage):
         "Hugging Face folders of Llama, SmolLM, Mistral, Qwen2, Qwen3 and GPT-2 models, in safetensors; PEFT's LoRA adapters"
     )
     sizes: ClassVar[dict[str, dict[str, Any]]] = {
+        "mini": {"layers": 2, "width": 64, "data.window": 64},
         "tiny": {"layers": 4, "width": 128},
         "demo": {},
         "small": {"layers": 6, "width": 384, "data.window": 256},
