@@ -5,7 +5,8 @@
     fourfold fit nat train.en train.de --length predicted --reveal masks
     fourfold translate runs/nat "A man rides a bicycle." --passes 4 --candidates 3
 
-Result: not measured yet, 0 BLEU.
+Result: one sentence at a time 135 sentences a second with CTC and 162 with a predicted length, where a teacher of the same
+shape searches greedily at 22; 32 at a time 149 and 275 beside 111 (one core, Multi30k's sentences): docs/experiments.md.
 """
 
 from __future__ import annotations
