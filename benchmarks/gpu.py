@@ -1,14 +1,14 @@
 """On a CUDA GPU: word vectors a second at equal quality, and what a language model's training makes of the GPU's peak.
 
     python -m benchmarks.gpu word2vec
-    python -m benchmarks.gpu gpt sft --seconds 8 --deadline 150
+    python -m benchmarks.gpu gpt sft grpo --seconds 8 --deadline 150
 
 word2vec: the text of `benchmarks.word2vec`, repeated to 100 million words for speed, once over for quality,
 where the peer is our own kernel on the processor. gpt: GPT-2's smallest shape, window 1,024, vocabulary 50,000.
 sft: half a billion weights on packed rows of 2,048 tokens; all weights, adapters of rank 16, and those on a base of
 4 bits. Both on random tokens through the project's own loader and loop. Model FLOP utilisation counts 6 a weight and
 token of the products (4 where the weights stay) and 12 layers * width * window a token of attention (PaLM: Chowdhery
-et al. 2022, appendix B) over the peak of bfloat16 products without sparsity.
+et al. 2022, appendix B) over the peak of bfloat16 products without sparsity. grpo: roll-outs of the half billion.
 """
 
 from __future__ import annotations
@@ -237,6 +237,51 @@ def sft(shape: Shape = HALF_BILLION) -> dict[str, dict[str, Any]]:
     }
 
 
+def grpo(shape: Shape = HALF_BILLION) -> dict[str, dict[str, Any]]:
+    """What is measured of tuning on rewards: roll-outs of 64 answers of 128 tokens, one update for each."""
+    return {f"grpo {shape.layers} x {shape.width}, 64 answers of 128 tokens": {"shape": shape}}
+
+
+def rolled(shape: Shape, device: str, seconds: float) -> dict[str, Any]:
+    """Answers a second of GRPO, drawing, scoring, the reference and the update together, and peak memory."""
+    began = time.perf_counter()
+    tiny = shape.layers < 4
+    rows = [{"prompt": f"Say the number {i} in words."} for i in range(64)]
+    given = {
+        "layers": shape.layers, "width": shape.width, "heads": shape.heads, "reward": "length", "data.unit": "byte",
+        "data.window": 256, "data.prompts": 8, "data.answers": 8, "data.tokens": 8 if tiny else 128, "data.batch": 64,
+        "data.split": (1, 0, 0), "optimizer.steps": 10**6, "optimizer.epochs": None, "optimizer.compile": False,
+    }  # fmt: skip
+    run = Run(
+        api.configure("rlhf", {k: v for k, v in given.items() if v is not None}), device=device
+    )
+    api._begin(run, rows, None)
+    for model in (run.model, run.objective._state.model):  # type: ignore[attr-defined]
+        model.initialize()  # from nothing the output is zero, and answers would end anywhere
+    run.model.train()
+    config: Any = run.system.optimizer
+    search = Search(config, run.objective, run.model, run.data, run)
+    steps = search._batches()
+    search.step(next(steps))
+    started, count, words = time.perf_counter(), 0, 0
+    while time.perf_counter() - started < seconds or not count:
+        batch = next(steps)
+        search.step(batch)
+        count += sum(int(b["answers"]) for b in batch)
+        words += sum(int((b["targets"] >= 0).sum()) for b in batch)
+        if run.device.type == "cuda":
+            torch.cuda.synchronize()
+    taken = time.perf_counter() - started
+    cuda = run.device.type == "cuda"
+    return {
+        "weights": sum(p.numel() for p in run.model.parameters()),
+        "answers a second": round(count / taken, 1),
+        "tokens drawn a second": round(words / taken),
+        "memory (GB)": round(torch.cuda.max_memory_allocated() / 1e9, 1) if cuda else None,
+        "seconds in all": round(time.perf_counter() - began, 1),
+    }
+
+
 def measured(
     parts: dict[str, dict[str, Any]], device: str, seconds: float, deadline: float
 ) -> dict[str, Any]:
@@ -248,7 +293,8 @@ def measured(
             print(f"{name}: left out, {deadline:g} seconds are over", flush=True)
             continue
         try:
-            found[name] = trained(device=device, seconds=seconds, **options)
+            measure = rolled if name.startswith("grpo") else trained
+            found[name] = measure(device=device, seconds=seconds, **options)
         except Exception as error:  # noqa: BLE001  # machine time is short: the others are measured
             print(f"{name}: {type(error).__name__}: {str(error)[:300]}", flush=True)
         else:
@@ -284,7 +330,7 @@ def _rate(search: Search, tokens: int, seconds: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", nargs="+", choices=["word2vec", "gpt", "sft"])
+    parser.add_argument("what", nargs="+", choices=["word2vec", "gpt", "sft", "grpo"])
     parser.add_argument("--seconds", type=float, default=10, help="of timed steps of each part")
     parser.add_argument(
         "--deadline", type=float, default=1e9, help="seconds after which no part begins"
@@ -297,7 +343,7 @@ def main() -> None:
     if "word2vec" in given.what:
         keep("gpu", word2vec())
     parts = {}
-    for name, list_parts in (("gpt", gpt), ("sft", sft)):
+    for name, list_parts in (("gpt", gpt), ("sft", sft), ("grpo", grpo)):
         if name in given.what:
             parts |= list_parts(TINY) if given.tiny else list_parts()
     found = measured(parts, given.device, given.seconds, given.deadline)
