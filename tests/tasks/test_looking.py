@@ -60,7 +60,9 @@ def test_every_system_explains_its_toy(name: str) -> None:
     found = graph(run, examples=3)
     assert isinstance(found, Explanation) and found.pictures and found.tables
     total = sum(p.numel() for p in run.model.parameters())
-    assert f"{total:,} parameters" in found.sentences[0] and "3 examples" in found.sentences[0]
+    assert f"{total:,} parameters" in found.sentences[0] and (
+        "3 examples" in found.sentences[0] or not run.data.divisible
+    )
     for picture in found.pictures:
         assert picture.png.startswith(b"\x89PNG") and picture.caption
 

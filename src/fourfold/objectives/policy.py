@@ -95,12 +95,16 @@ def group_advantages(rewards: Tensor, scale: bool = True, eps: float = 1e-4) -> 
         eps: added to the standard deviation (that of a sample, n - 1).
     """
     centred = rewards - rewards.mean(1, keepdim=True)
+    if rewards.shape[1] < 2:  # one answer alone is as good as the group
+        return centred
     return centred / (rewards.std(1, keepdim=True) + eps) if scale else centred
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:
-    """RLOO: rewards less the mean of the other answers' to the same prompt, (G, n) from (G, n), n at least 2."""
+    """RLOO: rewards less the mean of the other answers' to the same prompt, (G, n) from (G, n); 0 where there is no other."""
     n = rewards.shape[1]
+    if n < 2:
+        return torch.zeros_like(rewards)
     return (rewards - rewards.mean(1, keepdim=True)) * (n / (n - 1))
 
 
@@ -277,6 +281,7 @@ class PolicyGradient(Objective):
             found[name][counted] = flat
         return {**batch, **found}
 
+    @torch.no_grad()
     def _begin(self, model: nn.Module, batch: Batch) -> None:
         """A new roll-out: the probabilities of its answers, what they are credited with, what there is to say."""
         live = self._state
