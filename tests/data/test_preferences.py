@@ -215,8 +215,6 @@ def test_what_is_left_out_is_said() -> None:
     )
     with pytest.raises(UserError, match="row 21: no field 'chosen'"):
         opened(faulty)
-    with pytest.raises(UserError, match="reads 128 tokens at most"):
-        opened(ROWS, **{"window": 128}, split=(1, 0, 0)) and Preferences(window=256).adopt(language(), ROWS)  # fmt: skip
 
 
 def test_saved_and_restored(tmp_path: Path) -> None:

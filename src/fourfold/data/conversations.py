@@ -99,11 +99,14 @@ class Conversations(DataOptions):
 
         Rows may be longer than the windows that the model was trained on; whether it reads so much, its system says.
         """
-        if not isinstance(prepared, TextData):
+        if not isinstance(prepared, (TextData, Templated)):
             return None
         window = max(prepared.window, self.window or 0)
         opened = open_conversations(self, sources, seed, valid)
-        return _prepared(self, opened, prepared.vocabulary, seed, window, _now())
+        template = None
+        if self.template == "auto" and isinstance(prepared, Templated):
+            template = prepared.chat.source, prepared.chat.name
+        return _prepared(self, opened, prepared.vocabulary, seed, window, _now(), template=template)
 
     def restore(self, folder: Path) -> ConversationData:
         """See `DataOptions.restore`."""

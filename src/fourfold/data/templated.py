@@ -6,7 +6,6 @@ import datetime
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from fourfold.core.errors import UserError
 from fourfold.core.parts import Data
 from fourfold.data.chat import Chat, builtin_or_file
 from fourfold.data.chat_tokens import encode_chats, special_tokens, stop_token
@@ -74,22 +73,18 @@ def taken_over(template: str, window: int | None, prepared: Data) -> Frame | Non
 
     Args:
         template: "auto" takes that of the model's own data or vocabulary, otherwise plain.
-        window: None takes the model's.
+        window: None takes the model's; a longer one than it was trained on is for its system to allow.
         prepared: the model's data.
 
     Returns:
         None where that is no language model's.
 
     Raises:
-        UserError: no such template, or a window beyond the model's.
+        UserError: no such template.
     """
     vocabulary, most = getattr(prepared, "vocabulary", None), getattr(prepared, "window", None)
     if not isinstance(vocabulary, Vocabulary) or not isinstance(most, int):
         return None
-    if (window or 0) > most:
-        raise UserError(
-            f"window {window}: the model that is begun from reads {most} tokens at most"
-        )
     own = getattr(prepared, "chat", None)
     if template != "auto":
         source, name = builtin_or_file(template)

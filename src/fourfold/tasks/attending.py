@@ -242,7 +242,7 @@ def _tokens(run: Run, batch: Batch, count: int) -> list[str]:
     if targets is not None and targets.shape == tokens.shape:
         counted = (targets[0] >= 0).nonzero()  # negative targets do not count
         used = int(counted[-1]) + 1 if len(counted) else count
-    name = getattr(run.data, "name", vocabulary.token)  # with tokens beyond the vocabulary
+    name = getattr(run.data, "token_name", vocabulary.token)  # with tokens beyond the vocabulary
     return [name(int(t)) for t in tokens[0]][:used]
 
 

@@ -90,7 +90,7 @@ class Explaining(System):
                 [picture, *pictures],
             )
         more_tables, maps = attention_pictures(seen)
-        tables, pictures = [*tables, *more_tables], [*pictures, *maps, *self._maps(run, batch)]
+        tables, pictures = [*tables, *more_tables], [*pictures, *maps, *_own_maps(self, run, batch)]
         embeddings = _embeddings(run, words, projection, seed)
         if embeddings is not None:
             pictures.append(embeddings)
@@ -128,6 +128,11 @@ class Looking(Explaining):
             picture, table = depth_picture(seed=seed)
             tables, pictures = (*tables, table), (*pictures, picture)
         return Explanation(found.title, (*found.sentences, f"Seen: {said}."), tables, pictures)
+
+
+def _own_maps(system: Any, run: Run, batch: Batch) -> list[Picture]:
+    """Maps that the system draws itself; any system's run may be looked into, by one that is no `Explaining` too."""
+    return system._maps(run, batch) if isinstance(system, Explaining) else []
 
 
 def batch_of(run: Run, source: Any, examples: int) -> tuple[Batch, str]:
