@@ -8,7 +8,9 @@
 It is a denoising autoencoder (Vincent et al. 2008): the noise hides tokens behind [MASK], the encoder is the body,
 which sees both sides of every token, and the decoder is the head, which says what was hidden.
 
-Result: logits equal transformers' BertForMaskedLM to 2e-5, both ways: tests/models/test_bert.py.
+Result: trains on 2.8 times as many tokens a second as transformers' Trainer on the same model (4 layers x 256, window
+128, batch 16, 8,000 tokens; 2 cores of an EPYC), in 0.74 GB beside 0.96: benchmarks/results/llm_bert.json. Logits equal
+those of transformers' BertForMaskedLM to 2e-5.
 """
 
 from __future__ import annotations
