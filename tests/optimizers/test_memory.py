@@ -149,3 +149,22 @@ def test_a_model_that_needs_more_examples_is_left_to_try() -> None:
 )
 def test_bytes_in_words(number: int, words: str) -> None:
     assert in_words(number) == words
+
+
+def test_a_batch_of_tokens_is_advised_in_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fourfold import api
+    from fourfold.data.pairs import Pairs
+
+    source = {"source": ["abc de"] * 600, "target": ["fghi"] * 600}
+    system = api.configure("seq2seq", {"width": 64, "embedding": 64, "data": {"unit": "character"}})
+    data = system.data.open(source)
+    assert isinstance(system.data, Pairs)
+    model = system.build(data)
+    needed = estimate(system.optimizer, system.objective, model, data, CPU)
+    fixed = sum(needed.values()) - needed["weights"] - needed["activations"]
+    free = fixed + needed["activations"] // 2
+    monkeypatch.setattr("fourfold.optimizers.memory.available_memory", lambda device: free)
+    with pytest.raises(UserError) as error:
+        refuse_what_cannot_fit(system.optimizer, system.objective, model, data, CPU)
+    fits = int(str(error.value).partition("--data.batch ")[2].split()[0])
+    assert abs(fits - system.data.batch // 2) <= 1

@@ -182,6 +182,11 @@ class PairData(Indexed):
         return self.source_vocabulary is self.target_vocabulary
 
     @property
+    def batch_tokens(self) -> int:
+        """Most tokens of a batch: what its size is counted in."""
+        return self.batch
+
+    @property
     def own_begin(self) -> bool:
         """Whether targets begin with a token of their own, numbered behind the vocabulary's entries."""
         return self.options.begin == "own"

@@ -144,8 +144,10 @@ def refuse_what_cannot_fit(
     advice = "a smaller model would"
     if needed.get("activations") and fixed < free:
         batch = next(iter(data.batches("train")))
-        fits = max(1, int(_size(batch) * (free - fixed) / needed["activations"]))
-        advice = f"--data.batch {fits} with --optimizer.accumulate {-(-_size(batch) // fits)} would"
+        # a batch may be counted in tokens
+        whole = getattr(data, "batch_tokens", None) or _size(batch)
+        fits = max(1, int(whole * (free - fixed) / needed["activations"]))
+        advice = f"--data.batch {fits} with --optimizer.accumulate {-(-whole // fits)} would"
     raise UserError(
         f"this fit needs about {in_words(total)} more memory ({parts}) and {in_words(free)} is free; {advice} fit"
     )
