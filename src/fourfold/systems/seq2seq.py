@@ -4,8 +4,9 @@
     fourfold translate runs/mt "A man rides a bicycle." --beam 5
     fourfold evaluate runs/mt test.en test.de
 
-Result: 2.60 nats per token (joint BPE of 8,000) on Multi30k's 1,014 validation pairs after five epochs of English to German with
-the defaults, dot-product attention, 8 minutes of one core of an EPYC.
+Result: 26.9 BLEU (greedy, sacreBLEU 13a) and 49.2 chrF on Multi30k's 1,014 validation pairs, English to German, after 4.4
+epochs (1,108 steps) with the defaults; 32.1 for sources of up to 10 words, 15.1 beyond 20. It is not trained to its end:
+benchmarks/results/translate.json.
 """
 
 from __future__ import annotations
