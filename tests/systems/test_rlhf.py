@@ -176,6 +176,31 @@ def test_what_is_refused(
         fit(base, "bad_rewards:short")
 
 
+def test_every_later_stage_begins_from_every_earlier_one(
+    base: Run, reward: Run, tmp_path: Path
+) -> None:
+    """A PPO run has a value head that no other stage has; the vocabulary and the template are those of the first."""
+    policy = fit(base, reward, objective="ppo", out=tmp_path / "ppo", steps=1)
+    still = {"out": False, "from_": policy, "steps": 1, "lr": 1e-30}
+    made = {
+        "sft": fourfold.fit("sft", preferring.chats(20, 1), **still),
+        "dpo": fourfold.fit("dpo", preferring.pairs(20, 1), **still),
+        "reward": fourfold.fit("reward", preferring.pairs(20, 1), **still),
+        "gpt": fourfold.fit("gpt", {"text": ["Say red. " * 60]}, **still),
+        "grpo": fit(policy, reward, steps=1, lr=1e-30),
+        "ppo": fit(policy, reward, objective="ppo", steps=1, lr=1e-30),
+    }
+    wanted = policy.model.state_dict()
+    for name, run in made.items():
+        assert run.data.vocabulary.digest == base.data.vocabulary.digest, name  # type: ignore[attr-defined]
+        if name != "gpt":
+            assert run.data.chat.source == base.data.chat.source, name  # type: ignore[attr-defined]
+        for key, tensor in run.model.state_dict().items():
+            key = key.removeprefix("body.")
+            if key not in ("reward.weight",):
+                torch.testing.assert_close(tensor, wanted[key], msg=f"{name}: {key}")
+
+
 def test_scores_of_functions_and_of_runs(base: Run, reward: Run) -> None:
     run = fit(base, "length", steps=1)
     prompts = list(run.data.prompts("train"))[:2]  # type: ignore[attr-defined]

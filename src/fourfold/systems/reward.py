@@ -49,7 +49,8 @@ class Reward(DecoderOnly, Rewarding):
             super().take_over(model, other)
             return
         assert isinstance(model, RewardModel)  # noqa: S101
-        model.begin_from(merged(other.model).state_dict())
+        weights = merged(other.model).state_dict()
+        model.begin_from({n: t for n, t in weights.items() if not n.startswith("value.")})
 
     def begin(self, run: Run) -> None:
         """See `System.begin`."""

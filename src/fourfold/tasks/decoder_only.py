@@ -6,10 +6,12 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Lt
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from torch import nn
 
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Data, DataOptions
 from fourfold.core.run import Run
+from fourfold.models.adapters import give, merged
 from fourfold.models.feedforward import GATED
 from fourfold.models.positions import Kind
 from fourfold.models.transformer import Transformer, default_hidden
@@ -191,3 +193,11 @@ class DecoderOnly(Adaptable):
                     f"--{name.replace('_', '-')} {now[name]}: the weights of {other.folder} were made with "
                     f"{name} {before[name]}; --from goes on with that"
                 )
+
+    def take_over(self, model: nn.Module, other: Run) -> None:
+        """See `System.take_over`; a value head of PPO's is left behind where there is no place for one."""
+        if hasattr(other.model, "value") and not hasattr(model, "value"):
+            weights = merged(other.model).state_dict()
+            give(model, {n: t for n, t in weights.items() if not n.startswith("value.")})
+            return
+        super().take_over(model, other)
