@@ -172,9 +172,32 @@ def test_the_decoder_ignores_the_future(kind: str) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_cached_equals_uncached(kind: str) -> None:
-    made = model(positions=kind, window=70)
+def test_a_scale_is_a_factor_of_the_queries() -> None:
+    scaled, plain = model(scale=0.9), model()
+    source, lengths, tokens = (
+        torch.randint(11, (2, 6)),
+        torch.tensor([6, 3]),
+        torch.randint(13, (2, 5)),
+    )
+    assert not torch.allclose(
+        scaled(source, lengths, tokens), plain(source, lengths, tokens), atol=1e-3
+    )
+    with torch.no_grad():
+        for module in plain.modules():
+            if isinstance(module, SelfAttention):
+                for weight in module.query_key_value.parameters():
+                    weight[:WIDTH] *= 0.9 * (WIDTH // HEADS) ** 0.5
+            elif isinstance(module, CrossAttention):
+                for weight in module.query.parameters():
+                    weight *= 0.9 * (WIDTH // HEADS) ** 0.5
+    torch.testing.assert_close(scaled(source, lengths, tokens), plain(source, lengths, tokens))
+
+
+@pytest.mark.parametrize(
+    ("kind", "scale"), [*((kind, None) for kind in KINDS), ("sinusoidal", 0.9)]
+)
+def test_cached_equals_uncached(kind: str, scale: float | None) -> None:
+    made = model(positions=kind, window=70, scale=scale)
     source, lengths = torch.randint(11, (3, 6)), torch.tensor([6, 2, 5])
     tokens = torch.randint(13, (3, 69))  # more than a cache has room for at first
     stepper = Incremental(made, torch.float64)

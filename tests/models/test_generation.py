@@ -230,6 +230,7 @@ FORMS: dict[str, dict] = {
     "mistral": {"sliding": 3},
     "sliding alibi": {"positions": "alibi", "sliding": 4},
     "sliding shaw": {"positions": "shaw", "sliding": 2, "kv_heads": 1},
+    "scale": {"scale": 0.9, "query_key_norm": True},
     "odd heads": {"positions": "alibi", "heads": 3, "kv_heads": 3, "width": 18},
 }
 

@@ -153,6 +153,31 @@ def test_names_of_weights_are_those_of_stored_runs() -> None:
     assert list(small(tied=False).state_dict()) == names
 
 
+@pytest.mark.parametrize("positions", ["rotary", "learned", "alibi"])
+def test_a_scale_is_a_factor_of_the_queries(positions: str) -> None:
+    """scale q k' = (factor q) k' / sqrt(D): the same model with queries that are so much longer."""
+    torch.manual_seed(0)
+    sizes = {
+        "vocabulary": 11,
+        "width": 16,
+        "layers": 2,
+        "heads": 2,
+        "window": 8,
+        "bias": "qkv",
+        "positions": positions,
+    }
+    scaled, plain = Transformer(**sizes, scale=0.7), Transformer(**sizes)
+    scaled.initialize(0.5)
+    plain.load_state_dict(scaled.state_dict())
+    tokens = torch.randint(11, (2, 8))
+    assert not torch.allclose(scaled(tokens), plain(tokens), atol=1e-3)
+    with torch.no_grad():
+        for block in plain.blocks:
+            for weight in block.attention.query.parameters():
+                weight *= 0.7 * 8**0.5
+    torch.testing.assert_close(scaled(tokens), plain(tokens), rtol=1e-4, atol=1e-5)
+
+
 def test_tied_weights_are_one_tensor() -> None:
     tied, untied = small(tied=True), small(tied=False)
     assert tied.head.weight is tied.embedding.weight

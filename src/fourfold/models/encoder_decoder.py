@@ -31,7 +31,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.factor = heads, 1.0
         self.query_key_value = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
@@ -54,7 +54,7 @@ class SelfAttention(nn.Module):
             keep: (B, 1, 1, T) bool, True where a position may be seen; None: all.
         """
         q, k, v = self.query_key_value(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        q, k = positions.turn(q), positions.turn(k)  # (B, H, T, D)
+        q, k = positions.turn(q * self.factor if self.factor != 1 else q), positions.turn(k)
         mixed = positions.attend(q, k, v.transpose(1, 2), layer=layer, causal=causal, keep=keep)
         return self.out(mixed.transpose(1, 2).flatten(-2))
 
@@ -64,14 +64,14 @@ class CrossAttention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.factor = heads, 1.0
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, memory: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, T, W) and the encoder's (B, S, W) to (B, T, W); `keep`, (B, 1, 1, S), is True at the source's tokens."""
-        q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) * self.factor
         k, v = self.key_value(memory).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = attention(q, k, v, causal=False, keep=keep)
         return self.out(mixed.transpose(1, 2).flatten(-2))
@@ -188,6 +188,7 @@ class EncoderDecoder(nn.Module):
         positions: a scheme of `models.positions`.
         eps: added to the variance in the norms.
         causal: whether the decoder's positions see none after them.
+        scale: of the products of queries and keys; None means (W / H) ** -0.5.
 
     Raises:
         ValueError: width and heads do not divide, or a shared vocabulary has two sizes.
@@ -211,6 +212,7 @@ class EncoderDecoder(nn.Module):
         positions: str = "sinusoidal",
         eps: float = 1e-5,
         causal: bool = True,
+        scale: float | None = None,
     ) -> None:
         super().__init__()
         if width % heads or (shared and source_vocabulary != target_vocabulary):
@@ -227,6 +229,12 @@ class EncoderDecoder(nn.Module):
         shape = (width, heads, hidden or 4 * width, activation, norm, dropout, eps)
         self.encoder = nn.ModuleList(EncoderLayer(*shape) for _ in range(layers[0]))
         self.decoder = nn.ModuleList(DecoderLayer(*shape) for _ in range(layers[1]))
+        if scale is not None:
+            for module in self.modules():
+                if isinstance(module, (SelfAttention, CrossAttention)):
+                    module.factor = (
+                        scale * (width // heads) ** 0.5
+                    )  # products are scaled by D ** -0.5 further on
         self.source_positions, self.target_positions = (
             make_positions(
                 positions, width=width, heads=heads, window=window, layers=count, causal=side

@@ -387,6 +387,8 @@ def _misfit(model: Transformer, family: Family) -> str:
             return f"it has {name} {said}, {family.name} {' or '.join(map(str, values))}"
     if family.conv1d and (form.kv_heads != form.heads or form.heads * form.head_dim != form.width):
         return "gpt2 has as many heads of keys as of queries, which share the width"
+    if form.factor != 1:
+        return f"its products are scaled by {form.scale:g}, those of {family.name} by 1 / sqrt(head_dim)"
     slides = any(s is not None for s in form.sliding)
     if slides and not family.sliding:
         return f"it looks back {max(s or 0 for s in form.sliding)} positions, {family.name} all"

@@ -253,6 +253,8 @@ class Decoder:
             cos, sin = view.turn
             turned = torch.addcmul(turned * cos, turned.roll(self.head_dim // 2, -1), sin)
         q, k = turned.split((model.heads, model.kv_heads), dim=1)
+        if model.form.factor != 1:
+            q = q * model.form.factor
         return q, k, heads[:, model.heads + model.kv_heads :]
 
     def _mixed(

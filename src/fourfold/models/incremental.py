@@ -118,6 +118,7 @@ class Incremental:
         here = torch.tensor([place], device=x.device)
         parts = attention.query_key_value(x).unflatten(-1, (3, attention.heads, -1))
         q, k, v = parts.to(past[0].dtype).unbind(2)  # each (R, 1, H, D)
+        q = q * attention.factor
         past[0][:, :, place] = positions.turn(k, here)[:, :, 0]
         past[1][:, :, place] = v[:, 0]
         keys, values = (cache[:, :, : place + 1] for cache in past)
@@ -172,5 +173,6 @@ def _cross(
     keys, values = source
     # the rows of one source stand where other models have time: nothing is repeated
     q = cross.query(x).view(len(keys), -1, cross.heads, keys.shape[-1]).transpose(1, 2)
+    q = q * cross.factor
     mixed = attention(q.to(keys.dtype), keys, values, causal=False, keep=keep)
     return cross.out(mixed.transpose(1, 2).reshape(len(x), 1, -1))

@@ -49,6 +49,12 @@ class Form(NamedTuple):
     query_key_norm: bool
     positions: str
     sliding: tuple[int | None, ...]
+    scale: float | None = None
+
+    @property
+    def factor(self) -> float:
+        """What queries are multiplied by, so that products scaled by D ** -0.5 are scaled by `scale`."""
+        return 1.0 if self.scale is None else self.scale * self.head_dim**0.5
 
     def check(self) -> None:
         """Refuse names that do not exist."""
@@ -90,6 +96,7 @@ class Attention(nn.Module):
     def __init__(self, form: Form, layer: int) -> None:
         super().__init__()
         self.head_dim, self.layer, self.sliding = form.head_dim, layer, form.sliding[layer]
+        self.factor = form.factor
         inner, shared = form.heads * form.head_dim, form.kv_heads * form.head_dim
         biased = form.bias in ("qkv", "attention", "all")
         self.query = nn.Linear(form.width, inner, bias=biased)
@@ -110,6 +117,8 @@ class Attention(nn.Module):
         v = self.value(x).unflatten(-1, split).transpose(1, 2)
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
+        if self.factor != 1:
+            q = q * self.factor
         if where.turns is None:
             q, k = q.transpose(1, 2), k.transpose(1, 2)
         else:
@@ -182,6 +191,7 @@ class Transformer(nn.Module):
         positions: one of `models.positions.KINDS`.
         sliding: how many positions each sees, its own included; None means all before. A sequence says it layer by layer.
         rotary_scaling: of rotary positions, as in a Hugging Face config: {"rope_type": "llama3", "factor": 8.0, ...}.
+        scale: of the products of queries and keys; None means head_dim ** -0.5 (Vaswani et al. 2017).
 
     Raises:
         ValueError: the sizes do not divide, or an option that does not exist.
@@ -212,6 +222,7 @@ class Transformer(nn.Module):
         positions: str = "rotary",
         sliding: int | Sequence[int | None] | None = None,
         rotary_scaling: Mapping[str, Any] | None = None,
+        scale: float | None = None,
     ) -> None:
         super().__init__()
         kv_heads = kv_heads or heads
@@ -227,7 +238,7 @@ class Transformer(nn.Module):
         self.rotary_scaling = dict(rotary_scaling) if rotary_scaling else None
         self.form = Form(
             width, heads, kv_heads, self.head_dim, self.hidden, dropout, eps, norm, feedforward, bias,
-            query_key_norm, positions, _by_layer(sliding, layers),
+            query_key_norm, positions, _by_layer(sliding, layers), scale,
         )  # fmt: skip
         self.form.check()
         self.embedding = nn.Embedding(vocabulary, width)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Lt
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Data
@@ -62,6 +62,8 @@ class TransformerTranslator(Translator):
     """Of the feed-forward."""
     positions: Kind = "sinusoidal"
     """How a position's place is told."""
+    scale: PositiveFloat | None = None
+    """Factor of the products of queries and keys before the softmax; None takes 1 / sqrt(features of a head)."""
     tied: bool = True
     """Whether the output weights are the target embedding's; with a shared vocabulary the source's too."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.2
@@ -107,6 +109,7 @@ class TransformerTranslator(Translator):
                 norm=self.norm,
                 activation=self.activation,
                 positions=self.positions,
+                scale=self.scale,
             )
         except ValueError as error:  # positions that turn pairs of features want an even number
             raise UserError(str(error)) from error

@@ -21,7 +21,7 @@ from fourfold.tasks.language import vocabulary_of
 PARTS = ("data", "objective", "optimizer")
 SHAPING = (
     "layers", "width", "heads", "kv_heads", "head_dim", "hidden", "tied", "norm", "feedforward", "bias",
-    "query_key_norm", "positions",
+    "query_key_norm", "positions", "scale",
 )  # fmt: skip
 """Fields without which the weights of a run are of another shape, or mean something else."""
 TABLES = ("learned", "random")
@@ -63,6 +63,8 @@ class DecoderOnly(Adaptable):
     rotary_scaling: dict[str, Any] = {}
     """How rotary positions are stretched over a longer context, as in a Hugging Face config: {"rope_type": "llama3",
     "factor": 8.0, ...} or linear; none given leaves them."""
+    scale: PositiveFloat | None = None
+    """Factor of the products of queries and keys before the softmax; None takes 1 / sqrt(head_dim)."""
     sliding: PositiveInt | None = None
     """How many positions each sees, its own included; None is all before."""
     sliding_from: NonNegativeInt = 0
@@ -161,6 +163,7 @@ class DecoderOnly(Adaptable):
             "positions": self.positions,
             "sliding": sliding if self.sliding else None,
             "rotary_scaling": self.rotary_scaling or None,
+            "scale": self.scale,
         }
 
     @classmethod
