@@ -1,11 +1,9 @@
-"""nat: what a user may ask of it, what is refused, and several right translations that mix."""
+"""nat: what a user may ask of it, what is refused, and what its report shows."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from fourfold import api
@@ -95,53 +93,3 @@ def test_the_report_shows_quality_against_speed_and_where_slots_hesitate(run: Ru
     assert "targets themselves" in ways.caption
     assert tables["Slots that hesitate"].rows
     assert any(picture.title == "Quality against speed" for picture in run.system.pictures(run))
-
-
-# --- several right translations -----------------------------------------------------------------------------
-
-LOWER, UPPER = "abcdefghij", "ABCDEFGHIJ"
-SMALL: dict[str, Any] = {
-    "data.unit": "character", "data.split": (0.98, 0.02, 0.0), "width": 64, "heads": 4, "layers": 2, "dropout": 0.0,
-    "smoothing": 0.0, "optimizer.algorithm": "muon", "optimizer.arguments": {}, "optimizer.lr": 0.02,
-    "optimizer.schedule": "wsd", "optimizer.warmup": 20, "optimizer.decay_from": 0.4, "optimizer.decay": 0.0,
-    "optimizer.evaluate_every": "100%",
-}  # fmt: skip
-
-
-def two_ways(count: int, seed: int) -> dict[str, list[str]]:
-    """Digits, spelled in small letters or in capitals: each is right, a mixture of both is not."""
-    random = np.random.default_rng(seed)
-    sources = [
-        "".join(random.choice(list("0123456789"), random.integers(4, 9))) for _ in range(count)
-    ]
-    ways = random.integers(0, 2, count)
-    said = [
-        "".join((LOWER, UPPER)[way][int(digit)] for digit in source)
-        for source, way in zip(sources, ways, strict=True)
-    ]
-    return {"source": sources, "target": said}
-
-
-def mixed(run: Run, sources: list[str], **options: Any) -> tuple[float, float]:
-    """Share of the outputs that mix both ways, and of those that are right in one."""
-    outputs = [text.rstrip("\n") for text in run.translate(sources, **options)]
-    both = [any(c in LOWER for c in o) and any(c in UPPER for c in o) for o in outputs]
-    right = [
-        o in ("".join(way[int(d)] for d in source) for way in (LOWER, UPPER))
-        for source, o in zip(sources, outputs, strict=True)
-    ]
-    return float(np.mean(both)), float(np.mean(right))
-
-
-@pytest.mark.slow
-def test_translations_mix_where_targets_have_several_and_a_teacher_mends_it(tmp_path: Path) -> None:
-    pairs, sources = two_ways(10_000, 0), two_ways(200, 7)["source"]
-    steps = {"optimizer.steps": 300}
-    teacher = api.fit("transformer", pairs, out=tmp_path / "teacher", **SMALL, **steps)
-    assert mixed(teacher, sources, beam=1) == (0.0, 1.0)  # each word sees those before it
-    plain = api.fit("nat", pairs, out=False, length="predicted", **SMALL, **steps)
-    taught = {"teacher": str(tmp_path / "teacher"), "length": "predicted"}
-    distilled = api.fit("nat", pairs, out=False, **taught, **SMALL, **steps)
-    assert mixed(plain, sources)[0] > 0.5
-    share, right = mixed(distilled, sources)
-    assert share < 0.05 and right > 0.95
