@@ -209,7 +209,8 @@ def draw() -> None:
         rows = {int(distance): row for distance, row in found[name].items()}
         style = {"color": COLORS[number], "label": NAMES[name], "marker": "o"}
         left.plot(list(rows), [100 * r["accuracy"] for r in rows.values()], **style)
-        right.plot(list(rows), [r["gradient untrained"] for r in rows.values()], **style)
+        slopes = [r["gradient untrained"] for r in rows.values()]
+        right.plot(list(rows), [s if s > 1e-38 else math.nan for s in slopes], **style)
     for axes in (left, right):
         axes.set_xscale("log")
         axes.set_xticks(DISTANCES, [f"{d:,}" for d in DISTANCES])

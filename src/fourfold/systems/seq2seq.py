@@ -6,7 +6,7 @@
 
 Result: 26.9 BLEU (greedy, sacreBLEU 13a) and 49.2 chrF on Multi30k's 1,014 validation pairs, English to German, after 4.4
 epochs (1,108 steps) with the defaults; 32.1 for sources of up to 10 words, 15.1 beyond 20. It is not trained to its end:
-benchmarks/results/translate.json.
+benchmarks/results/translate.json. On the embedded numbers and dates 88.4 BLEU and 75% right to the letter after one processor minute.
 """
 
 from __future__ import annotations
