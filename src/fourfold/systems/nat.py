@@ -288,7 +288,8 @@ class AllWordsAtOnce(Translator):
     def pictures(self, run: Run) -> Iterator[Picture]:
         """What every translator shows, and BLEU against speed for the ways in which this run translates."""
         yield from super().pictures(run)
-        if found := self._settings(run):
+        found = self._settings(run)
+        if any(s.bleu is not None for s in found):  # outputs of less than four words have none
             yield settings_picture(found)
 
     def tables(self, run: Run) -> Iterator[Table]:
