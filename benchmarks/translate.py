@@ -1,7 +1,7 @@
 """Quality of every translating system: English to German on Multi30k, its test set of 2016 looked at once.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.translate fit seq2seq-none seq2seq-dot seq2seq-additive --runs /tmp/translate
-    OMP_NUM_THREADS=1 python -m benchmarks.translate test seq2seq-none seq2seq-dot seq2seq-additive --runs /tmp/translate
+    OMP_NUM_THREADS=1 python -m benchmarks.translate fit seq2seq-none seq2seq-dot seq2seq-additive --runs RUNS
+    OMP_NUM_THREADS=1 python -m benchmarks.translate test seq2seq-none seq2seq-dot seq2seq-additive --runs RUNS
     python -m benchmarks.translate picture
 
 29,000 pairs; the 1,014 validation pairs choose the checkpoint. BLEU is sacreBLEU's 13a, cased and detokenized, of beam
@@ -160,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["fit", "valid", "test", "picture"])
     parser.add_argument("names", nargs="*", choices=[*SYSTEMS, []])
-    parser.add_argument("--runs", type=Path, default=Path("/tmp/translate"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/translate"))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--epochs", type=float, help="instead of the contender's own")
     given = parser.parse_args()

@@ -4,7 +4,8 @@
     python -m docs.generate --check    writes nothing; names what is not current and exits with 1
 
 A generated table stands between `<!-- name -->` and `<!-- /name -->`: systems and numbers in README.md, catalog
-in docs/data.md. Numbers come from benchmarks/results/*.json alone.
+in docs/data.md. Numbers come from benchmarks/results/*.json alone: a few in README.md (`HEADLINES`), all of them in
+docs/numbers.md.
 """
 
 from __future__ import annotations
@@ -27,11 +28,29 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 DATA = ROOT / "docs" / "data.md"
 PAGES = ROOT / "docs" / "systems"
+NUMBERS = ROOT / "docs" / "numbers.md"
 RESULTS = ROOT / "benchmarks" / "results"
 CONCERNS = {"overhead": ("gpt",), "tables": ("mlp",)}
 """Systems that a benchmark concerns, where its name does not begin with the system's."""
-DETAILS = {"batch", "items"}
-"""Parts of a result that stand on the system's page only."""
+HEADLINES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+    ("gpt_train", "tokens a second, 4x128x128", "training a GPT, times nanoGPT's tokens a second", ("times float32", "times bfloat16")),
+    ("gpt_train", "loss after 1 min, 4x128x128", "its loss after a minute, nats a character", ("fourfold", "nanoGPT bfloat16, tuned")),
+    ("gpt_generate", "tokens a second, 12x768, batch 1", "generating, times transformers", ("times float32", "times bfloat16")),
+    ("llm_sft", "fourfold float32, TRL float32, fourfold, TRL bfloat16", "tuning on conversations, times TRL's SFTTrainer", ("fourfold float32, times TRL float32", "fourfold, times TRL bfloat16")),
+    ("llm_bert", "speed", "masked tokens, times transformers' Trainer", ("fourfold float32, times transformers float32", "fourfold, times transformers float32")),
+    ("preference", "dpo, fourfold float32, TRL float32, fourfold, TRL bfloat16", "DPO pairs a second, times TRL", ("fourfold float32, times TRL float32", "fourfold, times TRL bfloat16")),
+    ("lstm", "tokens a second of processor time, 1 thread", "an LSTM of 10,000 words, times the loop over torch.nn.LSTM", ("fourfold softmax, times torch.nn.LSTM", "fourfold sampled, times torch.nn.LSTM")),
+    ("ngram", "estimate", "a Kneser-Ney model, lmplz's time over ours", ("lmplz_time_by_ours: lmplz", "lmplz_time_by_ours: lmplz -S 400M")),
+    ("linear", "10,000,000 rows x 50 columns, parquet", "regression on 10 M rows, megabytes", ("megabytes: fourfold", "megabytes: polars -> Ridge")),
+    ("tables", "housing, quality", "housing, error", ("fourfold: error", "scikit-learn MLP: error", "gradient boosting: error")),
+    ("word2vec", "speed: skip-gram, 5 negatives, width 100, 1 epoch(s)", "skip-gram, times gensim's words a second", ("training, times gensim", "whole process, times gensim")),
+    ("gpu", "gpt 12 x 768 x 1024, adamw, batch 64", "GPT-2's smallest shape on a GPU", ("tokens a second", "utilisation")),
+    ("serve", "predict, one row, 16 clients", "serving, requests a second by 16 clients", ("together: requests a second", "one by one: requests a second")),
+)  # fmt: skip
+"""What README shows: benchmark, section, what it is in words, and which numbers of it."""
+MOST = 60
+"""Numbers of a section that its table lists."""
+
 GROUPS = ("Model", "Data", "Objective", "Optimizer")
 
 
@@ -227,10 +246,16 @@ def _measured(name: str) -> Iterator[str]:
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Name and value of every number in a result, nested names joined."""
+    """Name and value of every number in a result, nested names joined; of repeated measurements the medians."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _flat(inner, f"{name}: {key}" if name else str(key))
+    elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+        for key in value[0]:
+            found = [v[key] for v in value if isinstance(v.get(key), (int, float))]
+            if found:
+                said = f"{_number(statistics.median(found))} (median of {len(found)})"
+                yield f"{name}: {key}", said
     else:
         yield name or "value", _number(value)
 
@@ -254,36 +279,60 @@ def _where(kept: dict[str, Any]) -> str:
 
 
 def numbers() -> str:
-    """README's table of measured numbers."""
-    kept = [section for found in results().values() for section in found.items()]
-    if not kept:
+    """README's table: the numbers of `HEADLINES` that there are."""
+    kept, rows = results(), []
+    for benchmark, title, what, names in HEADLINES:
+        section = kept.get(benchmark, {}).get(title)
+        found = dict(_flat(section["result"])) if section else {}
+        said = [f"{_named(name)} {_median(found[name])}" for name in names if name in found]
+        if section and said:
+            rows.append((what, "; ".join(said), f"`{section['command']}`", _device(section)))
+    if not rows:
         return "None has been kept yet: `make bench` measures and writes them here."
-    rows = []
-    for title, section in kept:
-        machine = section["machine"]
-        device = machine.get("gpu") or f"{machine['processor']}, {machine['threads']} threads"
-        rows.append((title, _short(section["result"]), f"`{section['command']}`", device))
     return table(("What", "Measured", "Command", "Machine"), rows)
 
 
-def _short(result: Any) -> str:
-    """A result in one cell: the median of repeated measurements, the best of a grid that was searched."""
-    if not isinstance(result, dict):
-        return _number(result)
-    said = []
-    for key, value in result.items():
-        if key in DETAILS:
-            continue
-        if isinstance(value, list) and value and all(isinstance(v, (int, float)) for v in value):
-            said.append(f"{key} {_number(statistics.median(value))} (median of {len(value)})")
-        elif isinstance(value, dict) and key.endswith(", tuned"):
-            best = min(value, key=lambda k: value[k])
-            said.append(f"{key} {_number(value[best])} ({best})")
-        elif isinstance(value, dict):
-            said.append(f"{key}: " + ", ".join(f"{n} {v}" for n, v in _flat(value)))
-        elif key != "median" or not any(isinstance(v, list) for v in result.values()):
-            said.append(f"{key} {_number(value)}")
-    return "; ".join(said)
+def _named(name: str) -> str:
+    return name.rsplit(": ", 1)[-1] if name.count(": ") else name
+
+
+def _median(text: str) -> str:
+    """One number for several."""
+    parts = text.split(", ")
+    try:
+        values = [float(part) for part in parts]
+    except ValueError:
+        return text
+    return (
+        text if len(values) == 1 else f"{statistics.median(values):.4g} (median of {len(values)})"
+    )
+
+
+def _device(section: dict[str, Any]) -> str:
+    machine = section["machine"]
+    return machine.get("gpu") or f"{machine['processor']}, {machine['threads']} threads"
+
+
+def numbers_page() -> str:
+    """Every kept number, with its command and its machine."""
+    parts = [
+        "<!-- Made by `python -m docs.generate` from benchmarks/results/*.json: run the commands. -->",
+        "# Measured",
+        "Each section is one call of a benchmark. Contenders are measured in turn in one run; times on a machine that others "
+        "use too say less than their ratios.",
+    ]
+    for benchmark, found in results().items():
+        parts.append(f"## {benchmark}")
+        for title, kept in found.items():
+            rows = list(_flat(kept["result"]))
+            shown = table(("What", "Value"), rows[:MOST])
+            more = (
+                f"\n\n{len(rows) - MOST} more are in benchmarks/results/{benchmark}.json."
+                if len(rows) > MOST
+                else ""
+            )
+            parts.append(f"### {benchmark}: {title}\n\n{shown}{more}\n\n{_where(kept)}")
+    return "\n\n".join(parts) + "\n"
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -311,6 +360,7 @@ def pages() -> dict[Path, str]:
     return {
         README: readme,
         DATA: between(data, "catalog", catalog_table()),
+        NUMBERS: numbers_page(),
         **{PAGES / f"{name}.md": system_page(name) for name in own_systems()},
     }
 
