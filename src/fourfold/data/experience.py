@@ -5,7 +5,6 @@ G prompts of a roll-out, n answers each, N = G n; R rows of T positions.
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import os
@@ -21,18 +20,15 @@ from torch import nn
 
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Batch, Data, DataOptions, Split
-from fourfold.core.state import write_text
 from fourfold.data.chat_tokens import Encoded, encode_chats, special_tokens
 from fourfold.data.corpus import SPLITS
 from fourfold.data.preference_rows import prompt_of
 from fourfold.data.preferences import held_out_counts, packed
 from fourfold.data.records import in_memory, records
-from fourfold.data.templated import Frame, Templated, begun, ready, taken_over
-from fourfold.data.text import load_vocabulary
+from fourfold.data.templated import Frame, Templated, begun, store, stored, taken_over
 from fourfold.data.text_sources import find_origins
 from fourfold.data.turns import Conversation, Turn
 
-FORMAT = 1
 EVERY = "0123456789 abcdefghijklmnopqrstuvwxyz"
 """What a vocabulary that is made of prompts alone holds besides them."""
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -128,16 +124,7 @@ class Experience(DataOptions):
 
     def restore(self, folder: Path) -> ExperienceData:
         """See `DataOptions.restore`."""
-        path = folder / "data.json"
-        about = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(about, dict) or about.get("format") != FORMAT:
-            raise UserError(f"{path}: not written by this version of fourfold")
-        vocabulary = load_vocabulary(folder)
-        now = datetime.datetime.fromisoformat(about["date"])
-        source = (folder / "template.jinja").read_text(encoding="utf-8")
-        chat = ready(source, about["template"], vocabulary, now)
-        frame = Frame(vocabulary, chat, about["window"], now)
-        return ExperienceData(self, frame, about["seed"], about["fingerprint"], about["about"])
+        return ExperienceData(self, *stored(folder))
 
 
 class ExperienceData(Templated, Data):
@@ -232,14 +219,7 @@ class ExperienceData(Templated, Data):
 
     def save(self, folder: Path) -> None:
         """See `Data.save`: data.json, template.jinja, and the vocabulary's file."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.vocabulary.save(folder)
-        write_text(folder / "template.jinja", self.chat.source)
-        about = {
-            "format": FORMAT, "fingerprint": self.fingerprint, "seed": self.seed, "window": self.window,
-            "template": self.chat.name, "date": self.frame.date.isoformat(), "about": self._about,
-        }  # fmt: skip
-        write_text(folder / "data.json", json.dumps(about, ensure_ascii=False))
+        store(folder, self.frame, self.seed, self.fingerprint, self._about)
 
     def summary(self) -> dict[str, Any]:
         """See `Data.summary`."""

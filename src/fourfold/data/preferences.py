@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import os
@@ -17,19 +16,17 @@ from pydantic import Field, PositiveInt, model_validator
 
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Batch, Data, DataOptions, Split
-from fourfold.core.state import write_text
 from fourfold.data.chat_tokens import Encoded, encode_chats, special_tokens
 from fourfold.data.corpus import SPLITS
 from fourfold.data.loading import Indexed
 from fourfold.data.packing import pack
 from fourfold.data.preference_rows import Pair, pair
 from fourfold.data.records import Record, in_memory, records
-from fourfold.data.templated import Frame, Templated, begun, ready, taken_over
-from fourfold.data.text import IGNORE, load_vocabulary
+from fourfold.data.templated import Frame, Templated, begun, store, stored, taken_over
+from fourfold.data.text import IGNORE
 from fourfold.data.text_sources import find_origins
 from fourfold.data.turns import Conversation, Turn
 
-FORMAT = 1
 FEW = 5
 """Prompts from which one at least is held out."""
 ROUND = 64
@@ -90,16 +87,7 @@ class Preferences(DataOptions):
 
     def restore(self, folder: Path) -> PreferenceData:
         """See `DataOptions.restore`."""
-        path = folder / "data.json"
-        about = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(about, dict) or about.get("format") != FORMAT:
-            raise UserError(f"{path}: not written by this version of fourfold")
-        vocabulary = load_vocabulary(folder)
-        now = datetime.datetime.fromisoformat(about["date"])
-        source = (folder / "template.jinja").read_text(encoding="utf-8")
-        chat = ready(source, about["template"], vocabulary, now)
-        frame = Frame(vocabulary, chat, about["window"], now)
-        return PreferenceData(self, frame, about["seed"], about["fingerprint"], about["about"])
+        return PreferenceData(self, *stored(folder))
 
 
 class Compared(NamedTuple):
@@ -181,14 +169,7 @@ class PreferenceData(Templated, Indexed):
 
     def save(self, folder: Path) -> None:
         """See `Data.save`: data.json, template.jinja, and the vocabulary's file."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.vocabulary.save(folder)
-        write_text(folder / "template.jinja", self.chat.source)
-        about = {
-            "format": FORMAT, "fingerprint": self.fingerprint, "seed": self.seed, "window": self.window,
-            "template": self.chat.name, "date": self.frame.date.isoformat(), "about": self._about,
-        }  # fmt: skip
-        write_text(folder / "data.json", json.dumps(about, ensure_ascii=False))
+        store(folder, self.frame, self.seed, self.fingerprint, self._about)
 
     def summary(self) -> dict[str, Any]:
         """See `Data.summary`."""

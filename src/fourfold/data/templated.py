@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
+from fourfold.core.errors import UserError
 from fourfold.core.parts import Data
+from fourfold.core.state import write_text
 from fourfold.data.chat import Chat, builtin_or_file
 from fourfold.data.chat_tokens import encode_chats, special_tokens, stop_token
 from fourfold.data.conversation_sources import reading
 from fourfold.data.subwords import Subwords
+from fourfold.data.text import load_vocabulary
 from fourfold.data.turns import Conversation, Turn
 from fourfold.data.vocabulary import END, Bytes, Characters, Vocabulary
 
+FORMAT = 1
 WINDOW = 512
 """Positions where neither an option nor an earlier run says how many."""
 
@@ -125,3 +131,33 @@ def begun(
         characters = sum(map(len, texts))
         vocabulary = Subwords.learn(lambda: ((text, "") for text in texts), entries, 1, characters)
     return Frame(vocabulary, ready(source, name, vocabulary, date), window or WINDOW, date)
+
+
+def store(folder: Path, frame: Frame, seed: int, fingerprint: str, about: dict[str, Any]) -> None:
+    """Write what `stored` reads: data.json, template.jinja and the vocabulary's file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    frame.vocabulary.save(folder)
+    write_text(folder / "template.jinja", frame.chat.source)
+    kept = {
+        "format": FORMAT, "fingerprint": fingerprint, "seed": seed, "window": frame.window, "template": frame.chat.name,
+        "date": frame.date.isoformat(), "about": about,
+    }  # fmt: skip
+    write_text(folder / "data.json", json.dumps(kept, ensure_ascii=False))
+
+
+def stored(folder: Path) -> tuple[Frame, int, str, dict[str, Any]]:
+    """Frame, seed, fingerprint and facts of data under a chat template.
+
+    Raises:
+        UserError: another version wrote them.
+    """
+    path = folder / "data.json"
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(kept, dict) or kept.get("format") != FORMAT:
+        raise UserError(f"{path}: not written by this version of fourfold")
+    vocabulary = load_vocabulary(folder)
+    date = datetime.datetime.fromisoformat(kept["date"])
+    source = (folder / "template.jinja").read_text(encoding="utf-8")
+    chat = ready(source, kept["template"], vocabulary, date)
+    frame = Frame(vocabulary, chat, kept["window"], date)
+    return frame, kept["seed"], kept["fingerprint"], kept["about"]
