@@ -327,6 +327,23 @@ def _keeps_preparation(configured: System, other: Run, who: str) -> None:
             )
 
 
+def _keeps_vocabulary(system: System, other: Run, who: str) -> None:
+    """Refuse options of a vocabulary that would be silently ignored, as that of a run of another kind is taken over."""
+    vocabulary = getattr(other.data, "vocabulary", None)
+    if vocabulary is None:
+        return
+    usual = type(system).model_fields["data"].default
+    if type(usual) is not type(system.data):
+        usual = type(system.data)()
+    same = {"unit": vocabulary.unit, "vocabulary": len(vocabulary)}
+    for path, _, now in differences(usual.model_dump(), system.data.model_dump()):
+        if path in system.data.of_vocabulary and now != same.get(path):
+            raise UserError(
+                f"{who} takes over the vocabulary of {other.folder}, {len(vocabulary):,} entries of unit {vocabulary.unit}, "
+                f"so data.{path} {now!r} would be without effect; leave it out"
+            )
+
+
 def _fresh_folder(name: str, out: Any) -> Path | None:
     if out is False:
         return None
@@ -360,6 +377,8 @@ def _begin(run: Run, source: Any, valid: Any) -> None:
             data = prepared.reopen(source, seed=run.seed, valid=valid)
         else:
             data = run.system.data.adopt(guide.data, source, seed=run.seed, valid=valid)
+            if data is not None:
+                _keeps_vocabulary(run.system, guide, "--teacher" if other is None else "--from")
     if data is None:
         data = run.system.data.open(source, seed=run.seed, valid=valid)
     run.data = data

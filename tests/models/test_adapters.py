@@ -257,6 +257,10 @@ def test_an_adapter_for_another_base_is_refused(tmp_path: Path, changes: Any, wo
     [
         ({"peft_type": "IA3"}, "peft_type: expected 'LORA', got 'IA3'"),
         ({"use_dora": True}, "use_dora: expected False, got True"),
+        (
+            {"init_lora_weights": "pissa_niter_4"},
+            "init_lora_weights: expected True, got 'pissa_niter_4'",
+        ),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"bias": "all"}, "bias: expected 'none'"),
         ({"r": 0}, "expected r >= 1"),

@@ -160,6 +160,9 @@ def test_it_inherits_the_base_and_keeps_it(base: Run, tuned: Run) -> None:
         fourfold.fit("sft", TALKS, from_=base.folder, out=False, width=64)
     with pytest.raises(UserError, match="window 200: .* reads 160 tokens at most"):
         fourfold.fit("sft", TALKS, from_=base.folder, out=False, data={"window": 200})
+    for option in ({"unit": "byte"}, {"vocabulary": 60}):
+        with pytest.raises(UserError, match="takes over the vocabulary of .* without effect"):
+            fourfold.fit("sft", TALKS, from_=base.folder, out=False, data=option)
     again = fourfold.open(tuned.folder)
     assert again.evaluate(TALKS[:9]).values == tuned.evaluate(TALKS[:9]).values
 

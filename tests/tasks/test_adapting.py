@@ -252,6 +252,26 @@ def test_an_imported_model_s_adapters_name_its_folder(base: Path, tmp_path: Path
     assert (
         out / "base" / "model.safetensors"
     ).exists()  # 4 bits are no longer that folder's weights
+    # what stands there now is another model: the one below the adapters is written beside them
+    other = fourfold.open(base)
+    with torch.no_grad():
+        other.model.norm.weight.add_(1.0)  # type: ignore[union-attr,operator]
+    other.export(to="hf", out=folder)
+    out = run.export(to="peft", out=tmp_path / "peft-moved")
+    again = fourfold.import_(out, out=False)
+    torch.testing.assert_close(again.model(TOKENS), run.model(TOKENS), atol=1e-5, rtol=1e-4)
+
+
+def test_options_of_adapters_need_adapters(base: Path) -> None:
+    for option, value in {
+        "rank": 4,
+        "alpha": 8.0,
+        "adapt": ("query",),
+        "adapter_dropout": 0.1,
+    }.items():
+        said = f"--{option.replace('_', '-')} .*: without adapters .* --adapter lora"
+        with pytest.raises(UserError, match=said):
+            fourfold.fit("gpt", OTHER, from_=base, out=False, **{**FAST, option: value})
 
 
 def test_conversations_tune_adapters_of_a_language_model(base: Path, tmp_path: Path) -> None:

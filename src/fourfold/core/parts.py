@@ -130,6 +130,10 @@ class DataOptions(Part, ABC):
         {"batch", "split", "strict", "window", "context", "ordered"}
     )
     """Fields that may change under an old preparation; the others went into it."""
+    of_vocabulary: ClassVar[frozenset[str]] = frozenset(
+        {"unit", "vocabulary", "min_count", "tokenizer"}
+    )
+    """Fields, where there are such, that a vocabulary is made by: of none is any use where one is taken over."""
 
     @abstractmethod
     def open(self, sources: Any, *, seed: int = 0, valid: Any = None) -> Data:

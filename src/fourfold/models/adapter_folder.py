@@ -19,6 +19,8 @@ from fourfold.models.hf_folder import StoredTensors, read_json, write_folder
 
 CONFIG, STEM = "adapter_config.json", "adapter_model"
 BEFORE = "base_model.model."
+CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Beginnings of adapters that take something out of the base's weights, which the adapters' folder does not say."""
 Rename = Callable[[str], str]
 """From a parameter's name here, as "blocks.0.attention.query.weight", to its name in the base's own layout."""
 
@@ -219,6 +221,12 @@ def _check(config: Mapping[str, Any], path: Path) -> None:
             raise UserError(
                 f"{path}, {name}: expected {allowed[0]!r}, got {found!r}; plain LoRA is read"
             )
+    begun = str(config.get("init_lora_weights")).lower()
+    if begun.startswith(CHANGING):
+        raise UserError(
+            f"{path}, init_lora_weights: expected True, got {config['init_lora_weights']!r}, which changes the base's own "
+            "weights too; PEFT's save_pretrained(path_initial_model_for_weight_conversion=...) makes plain LoRA of it"
+        )
 
 
 def compact(model: nn.Module, names: list[str]) -> tuple[str, ...]:

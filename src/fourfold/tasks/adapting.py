@@ -80,12 +80,20 @@ class Adaptable(System):
         return Settings(self.rank, alpha, self.adapter_dropout, self.adapter == "rslora", base)
 
     def suited(self, run: Run) -> Self:
-        """See `System.suited`: adapters need weights to stand beside.
+        """See `System.suited`: adapters need weights to stand beside, and their options need adapters.
 
         Raises:
-            UserError: there is no run to begin from.
+            UserError: there is no run to begin from, or an option would be without effect.
         """
-        if self.adapter != "none" and "from" not in run.about:
+        if self.adapter == "none":
+            usual = Adaptable.model_fields
+            for name in ("rank", "alpha", "adapt", "adapter_dropout"):
+                if (given := getattr(self, name)) != usual[name].default:
+                    raise UserError(
+                        f"--{name.replace('_', '-')} {given}: without adapters it is without effect, all weights learn; "
+                        "--adapter lora learns adapters"
+                    )
+        elif "from" not in run.about:
             raise UserError(
                 f"--adapter {self.adapter}: adapters learn beside weights that are there; --from names the run that has them"
             )
@@ -182,8 +190,8 @@ def adapter_fields(settings: Settings, model: nn.Module, names: list[str]) -> di
 def base_of(run: Run) -> str:
     """Where another library finds the model that a run's adapters stand beside; empty if nowhere.
 
-    That is the folder from which the run that was begun from was imported, where it is still there and its weights
-    are as they were.
+    That is the folder from which the run that was begun from was imported, where it is still there; whether its
+    weights are as they were is for the caller to see.
     """
     system = run.system
     if not isinstance(system, Adaptable) or system.quantize != "none" or "from" not in run.about:

@@ -185,11 +185,16 @@ class TransformerLanguage(DecoderOnly, LanguageModel):
                 "--to hf writes the merged model"
             )
         base = base_of(run)
-        if not base:
+        again = _same(Path(base), plain) if base else None
+        if base and again is None:
+            run.console.say(
+                f"{base} no longer holds the model below the adapters: written to base/."
+            )
+        if again is None:
             base = str((folder / "base").resolve())
             self._write(run, plain, folder / "base")
+            again, _ = load_model(Path(base))
         save_adapter(model, folder, self.adapter_settings(base), llama_name)
-        again, _ = load_model(Path(base))
         StoredAdapter(folder).put_on(again, llama_name)
         return again
 
@@ -225,6 +230,18 @@ def _dtype(precision: str, temperature: float) -> torch.dtype | None:
     if precision == "auto" and temperature > 0:
         return None  # the faster one here
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def _same(folder: Path, plain: Transformer) -> Transformer | None:
+    """A folder's model, if it has the weights of this one."""
+    try:
+        found, _ = load_model(folder)
+    except UserError:
+        return None
+    theirs, ours = found.state_dict(), plain.state_dict()
+    if theirs.keys() != ours.keys():
+        return None
+    return found if all(torch.equal(theirs[n], ours[n].cpu()) for n in ours) else None
 
 
 def _apart(run: Run) -> bool:
