@@ -35,11 +35,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         update={
             "data": MaskedText(unit="bpe", window=23, batch=16),
             "layers": 1,
-            "optimizer": MUON.model_copy(update={"steps": 400}),
+            "optimizer": MUON.model_copy(update={"steps": 300}),
         }
     )
     folder = tmp_path_factory.mktemp("bert") / "run"
-    return fourfold.fit(system, {"text": [LESSON * 120]}, out=folder)
+    begins = np.random.default_rng(0).integers(0, len(LESSON), 300)
+    texts = [(LESSON * 4)[begin : begin + 120] for begin in begins.tolist()]
+    return fourfold.fit(system, {"text": texts}, out=folder)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,7 @@ def test_leaked_targets_are_caught() -> None:
     for kept in (0.0, 1.0):
         data = MaskedText(unit="character", window=32, batch=32, random=0.0, kept=kept)
         system = toy.model_copy(
-            update={"data": data, "optimizer": Gradient(lr=4e-3, steps=120, precision="float32")}
+            update={"data": data, "optimizer": Gradient(lr=4e-3, steps=80, precision="float32")}
         )
         losses[kept] = fourfold.fit(system, text, out=False).evaluate()["loss"]
     assert losses[0.0] == pytest.approx(0.5623, abs=0.03)
@@ -319,7 +321,7 @@ def test_chinese(tmp_path: Path) -> None:
         update={
             "data": MaskedText(unit="character", window=27, batch=16, masking="word"),
             "layers": 1,
-            "optimizer": MUON.model_copy(update={"steps": 500}),
+            "optimizer": MUON.model_copy(update={"steps": 300}),
         }
     )
     run = fourfold.fit(system, {"text": [text]}, out=tmp_path / "run")
