@@ -275,17 +275,78 @@ def test_ppo_credits_the_last_token_with_the_reward() -> None:
     assert found["returns"][0].tolist() == pytest.approx([3.1, 3.2])
 
 
+def test_scaled_rewards_of_ppo_have_variance_one_and_their_mean() -> None:
+    """Ziegler et al. 2019: the tokens' rewards, the divergence in them; with lambda 0 and no values they are the advantages."""
+    own, reference = torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -1.0])
+    roll = Rollout(torch.tensor([[3.0]]), [own], [reference], [torch.zeros(2)])
+    found = PPO(beta=0.2, gae_lambda=0.0, whiten=False, whiten_rewards=True).credit(roll)
+    # rewards -0.1 and 3.2: mean 1.55, standard deviation 1.65
+    assert found["advantages"][0].tolist() == pytest.approx([1.55 - 1, 1.55 + 1])
+
+
+class Said:
+    """As `Told`, of tensors that are no parameters, and with values where there are some."""
+
+    def __init__(self, log_probs: Tensor, values: Tensor | None = None) -> None:
+        self.parts = [log_probs, torch.log1p(-log_probs.exp())]
+        if values is not None:
+            self.parts.append(values)
+            self.value = lambda states: states[..., 2:]
+
+    def states(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
+        return torch.stack(self.parts, -1)
+
+    def head(self, states: Tensor) -> Tensor:
+        return states[..., :2]
+
+
+OBJECTIVES = (
+    GRPO(beta=0.3), GRPO(beta=0.3, estimator="k3", per="token", entropy=0.2), RLOO(beta=0.3), Difference(beta=0.3),
+    PPO(beta=0.3, entropy=0.1, value=0.7), PPO(per="answer"),
+)  # fmt: skip
+
+
+def valued(objective: Any) -> bool:
+    return bool(objective.kind == "ppo")
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: f"{o.kind}-{o.per}")
+def test_the_gradient_of_every_objective_is_that_of_its_loss(objective: PolicyGradient) -> None:
+    """In float64 through the whole batch, against differences."""
+    batch, now, mask = drawn(6)
+    batch = {n: t.double() if t.is_floating_point() else t for n, t in batch.items()}
+    batch |= {n: torch.randn(4, 3, dtype=torch.float64) * mask for n in ("values", "returns")}
+    inputs = [now.double(), torch.randn(4, 3, dtype=torch.float64)][: 1 + valued(objective)]
+
+    def loss(*tensors: Tensor) -> Tensor:
+        (move,) = objective.losses(Said(*tensors), batch)  # type: ignore[arg-type]
+        return move.loss
+
+    assert loss(*inputs).dtype == torch.float64
+    assert torch.autograd.gradcheck(loss, [t.requires_grad_() for t in inputs])
+
+
+def test_the_divergence_that_is_told_is_nats_an_answer() -> None:
+    batch, now, mask = drawn(7)
+    expected = float(((now - batch["reference"]) * mask).sum() / 4)
+    for objective in (GRPO(), RLOO(), Difference()):
+        (move,) = objective.losses(Told(now), batch)
+        assert float(move.logs["divergence"]) == pytest.approx(expected, rel=1e-5)
+
+
 def test_halves_sum_to_the_whole() -> None:
-    batch, now, _ = drawn(5)
-    for objective in (GRPO(beta=0.1), GRPO(beta=0.1, per="token"), RLOO(), Difference()):
-        (whole,) = objective.losses(Told(now), batch)
+    batch, now, mask = drawn(5)
+    batch |= {n: torch.randn(4, 3) * mask for n in ("values", "returns")}
+    expected = torch.randn(4, 3)
+    for objective in OBJECTIVES:
+        told: Any = (now, expected)[: 1 + valued(objective)]
+        (whole,) = objective.losses(Said(*told), batch)  # type: ignore[arg-type]
         moves = []
         for rows in (slice(0, 2), slice(2, 4)):
             half = {name: value[rows] for name, value in batch.items() if name != "answers"}
             half["segments"] = torch.where(half["targets"] == 0, half["segments"] - rows.start, 2)
-            moves.append(
-                next(objective.losses(Told(now[rows]), {**half, "answers": torch.tensor(2)}))
-            )
+            half["answers"] = torch.tensor(2)
+            moves += objective.losses(Said(*(t[rows] for t in told)), half)  # type: ignore[arg-type]
         torch.testing.assert_close(whole.loss, moves[0].loss + moves[1].loss)
         assert float(whole.weight) == float(moves[0].weight) + float(moves[1].weight)
 

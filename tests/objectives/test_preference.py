@@ -215,8 +215,7 @@ def test_an_unmoved_policy_has_the_known_loss(objective: Any) -> None:
     torch.manual_seed(4)
     model = Tiny(7, 4)
     batch = {**packed(PAIRS, 8), "margins": torch.zeros(2)}
-    others = packed([([1, 2], [2, 2]), ([6], [3])], 8)
-    batch |= {f"other_{name}": value for name, value in others.items()}
+    batch |= others(slice(0, 2))
     (move,) = known(objective, model).losses(model, batch)
     expected = {"dpo": math.log(2), "ipo": 1.0, "kto": 0.5}[objective.kind]
     assert move.loss.item() / float(move.weight) == pytest.approx(expected, abs=1e-6)
@@ -225,16 +224,74 @@ def test_an_unmoved_policy_has_the_known_loss(objective: Any) -> None:
     assert float(found["accuracy"][0]) == 1.0 and found["accuracy"][1] == 2  # two ties
 
 
-@pytest.mark.parametrize("objective", [DPO(beta=0.5), IPO(beta=0.5)], ids=lambda o: o.kind)
+EVERY = [DPO(beta=0.5, smoothing=0.1), IPO(beta=0.5), KTO(beta=0.5), KTO(beta=0.5, bad=2.0)]
+
+
+def others(which: slice) -> dict[str, Tensor]:
+    """Prompts with the answers to others, as KTO's baseline needs."""
+    found = packed([([1, 2], [2, 2]), ([6], [3])][which], 8)
+    return {f"other_{name}": value for name, value in found.items()}
+
+
+@pytest.mark.parametrize("objective", EVERY, ids=lambda o: o.kind)
+def test_the_gradient_of_every_objective_is_that_of_its_loss(objective: Any) -> None:
+    """In float64 through the model and the packed rows, against differences; KTO's baseline is a constant."""
+    torch.manual_seed(6)
+    model, reference = Tiny(7, 4).double(), Tiny(7, 4).double()
+    learner = known(objective, reference)
+    if objective.kind == "kto":  # a baseline that does not move with the model: 0
+        flat = {f"other_{n}": v for n, v in packed([([1], [2])] * 2, 8).items()}
+        flat["other_targets"] = torch.full_like(flat["other_targets"], -100)
+    else:
+        flat = {}
+    batch = {**packed(PAIRS, 8), **flat, "margins": torch.zeros(2)}
+
+    def loss(weight: Tensor) -> Tensor:
+        class Now:
+            states = model.states
+
+            @staticmethod
+            def head(states: Tensor) -> Tensor:
+                return states @ weight.T
+
+        (move,) = learner.losses(Now(), batch)
+        return move.loss
+
+    start = model.head.weight.detach().clone().requires_grad_()
+    assert loss(start).dtype == torch.float64 and torch.autograd.gradcheck(loss, (start,))
+
+
+def test_the_gradient_of_the_reward_loss() -> None:
+    rewards = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    batch = {"margins": torch.rand(3, dtype=torch.float64)}
+
+    def loss(rewards: Tensor) -> Tensor:
+        (move,) = RewardLoss(center=0.1).losses(lambda batch: rewards, batch)  # type: ignore[arg-type]
+        return move.loss
+
+    assert torch.autograd.gradcheck(loss, (rewards,))
+    parts = [
+        next(RewardLoss(center=0.1).losses(lambda b: rewards[2 * i : 2 * i + 2], {"margins": batch["margins"][i : i + 1]}))  # type: ignore[arg-type]  # noqa: B023
+        for i in range(3)
+    ]  # fmt: skip
+    torch.testing.assert_close(loss(rewards), sum(move.loss for move in parts))
+
+
+@pytest.mark.parametrize("objective", EVERY, ids=lambda o: o.kind)
 def test_batches_of_one_pair_sum_to_the_whole(objective: Any) -> None:
+    """KTO too, where all have the same baseline: here it is clamped to 0 in each part and in the whole."""
     torch.manual_seed(5)
     model, reference = Tiny(7, 4), Tiny(7, 4)
+    if (
+        objective.kind == "kto"
+    ):  # a reference that finds the others' answers likelier than the model does
+        reference.head.bias.data[[2, 3]] += 5
     learner = known(objective, reference)
-    (whole,) = learner.losses(model, {**packed(PAIRS, 8), "margins": torch.zeros(2)})
+    (whole,) = learner.losses(model, {**packed(PAIRS, 8), **others(slice(0, 2)), "margins": torch.zeros(2)})  # fmt: skip
     parts = [
-        next(learner.losses(model, {**packed(PAIRS[i : i + 2], 8), "margins": torch.zeros(1)}))
-        for i in (0, 2)
-    ]
+        next(learner.losses(model, {**packed(PAIRS[2 * i : 2 * i + 2], 8), **others(slice(i, i + 1)), "margins": torch.zeros(1)}))
+        for i in (0, 1)
+    ]  # fmt: skip
     torch.testing.assert_close(whole.loss, parts[0].loss + parts[1].loss)
     assert whole.weight == parts[0].weight + parts[1].weight
 
@@ -263,6 +320,17 @@ def test_dpo_reaches_the_closed_form() -> None:
     optimizer.step(loss)
     best = (reference + rewards / beta).softmax(0)
     torch.testing.assert_close(logits.softmax(0), best, rtol=1e-4, atol=1e-5)
+
+
+def test_a_margin_is_nats_in_the_log_and_in_a_measurement() -> None:
+    torch.manual_seed(7)
+    model, reference = Tiny(7, 4), Tiny(7, 4)
+    batch = {**packed(PAIRS, 8), "margins": torch.zeros(2)}
+    for objective in (DPO(beta=0.1), IPO(beta=0.1)):
+        learner = known(objective, reference)
+        (move,) = learner.losses(model, batch)
+        total, weight = learner.measure(model, batch)["margin"]
+        assert float(move.logs["margin"]) == pytest.approx(total.item() / weight) != 0
 
 
 def test_without_others_kto_says_so() -> None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from fourfold.core.parts import Batch, Move, Objective
 from fourfold.core.run import Run
-from fourfold.objectives.reference import reference_model
+from fourfold.objectives.reference import reference_model, wide
 
 IGNORE = -100
 Estimator = Literal["k1", "k2", "k3"]
@@ -249,7 +249,8 @@ class PolicyGradient(Objective):
         total, weight = each.sum(), batch["answers"] if self.per == "answer" else len(each)
         if self.per == "answer":
             total = (each / _lengths(batch, counted)).sum()
-        yield Move("model", total, weight=weight, logs=self._logs(seen, before, gains, apart))
+        gone = (seen["log_probs"] - batch["reference"][counted]).detach().sum() / batch["answers"]
+        yield Move("model", total, weight=weight, logs=self._logs(seen, before, gains, gone))
 
     def measure(self, model: nn.Module, batch: Batch) -> Mapping[str, tuple[Tensor, Tensor | float | None]]:  # fmt: skip
         """Mean reward of the answers, what a judge says of them, how far they are from the reference, their length."""
@@ -340,17 +341,18 @@ class PolicyGradient(Objective):
         """What else is to be minimized at each token, (M,); nothing by default."""
         return 0.0
 
-    def _logs(self, seen: Mapping[str, Tensor], before: Tensor, gains: Tensor, apart: Tensor) -> dict[str, Tensor]:  # fmt: skip
+    def _logs(self, seen: Mapping[str, Tensor], before: Tensor, gains: Tensor, gone: Tensor) -> dict[str, Tensor]:  # fmt: skip
+        """What a step tells; `gone` is () log p / p_ref of an answer, the mean."""
         with torch.no_grad():
             ratio = (seen["log_probs"] - before).exp()
             over, under = ratio > 1 + self.clip, ratio < 1 - self.clip
             clipped = (over & (gains > 0)) | (under & (gains < 0))
             return {
-                "divergence": apart.mean(),
+                "divergence": gone,
                 "entropy": seen["entropy"].mean(),
                 "clipped": clipped.double().mean(),
-                "beta": apart.new_tensor(self.weight),
-                **{name: apart.new_tensor(value) for name, value in self._state.facts.items()},
+                "beta": gone.new_tensor(self.weight),
+                **{name: gone.new_tensor(value) for name, value in self._state.facts.items()},
             }
 
 
@@ -425,6 +427,9 @@ class PPO(PolicyGradient):
     """How far from its old prediction the value's error still pays."""
     whiten: bool = True
     """Whether advantages have mean 0 and variance 1 over a roll-out."""
+    whiten_rewards: bool = False
+    """Whether the tokens' rewards, the divergence in them, are scaled to variance 1 over a roll-out, their mean kept
+    (Ziegler et al. 2019)."""
 
     def credit(self, roll: Rollout) -> dict[str, list[Tensor]]:
         """See `PolicyGradient.credit`: "advantages" and the value's "returns".
@@ -434,15 +439,17 @@ class PPO(PolicyGradient):
         """
         if roll.values is None:
             raise ValueError("PPO expects the value head's predictions")
+        lengths = [len(own) for own in roll.before]
+        rewards = [-self.weight * (a - b) for a, b in zip(roll.before, roll.reference, strict=True)]
+        for each, reward in zip(rewards, roll.rewards.flatten().tolist(), strict=True):
+            each[-1] += reward
+        if self.whiten_rewards:
+            rewards = list(whitened(torch.cat(rewards), shift=False).split(lengths))
         found, returns = [], []
-        last = roll.rewards.flatten().tolist()
-        for own, ref, values, reward in zip(roll.before, roll.reference, roll.values, last, strict=True):  # fmt: skip
-            rewards = -self.weight * (own - ref)
-            rewards[-1] += reward
-            found.append(generalised_advantages(rewards, values, self.gamma, self.gae_lambda))
+        for each, values in zip(rewards, roll.values, strict=True):
+            found.append(generalised_advantages(each, values, self.gamma, self.gae_lambda))
             returns.append(found[-1] + values)
         if self.whiten:
-            lengths = [len(f) for f in found]
             found = list(whitened(torch.cat(found)).split(lengths))
         return {"advantages": found, "returns": returns}
 
@@ -470,11 +477,11 @@ def _lengths(batch: Batch, counted: Tensor) -> Tensor:
 def _seen(model: nn.Module, batch: Batch, counted: Tensor) -> dict[str, Tensor]:
     """What the model makes of the answers' tokens, (M,) each: log-probabilities, entropies and, if it has them, values."""
     states: Any = model.states(batch["tokens"], segments=batch["segments"])[counted]  # type: ignore[operator]
-    logs = F.log_softmax(model.head(states).float(), -1)  # type: ignore[operator]
+    logs = F.log_softmax(wide(model.head(states)), -1)  # type: ignore[operator]
     found = {
         "log_probs": logs.gather(-1, batch["targets"][counted][:, None])[:, 0],
         "entropy": -(logs.exp() * logs).sum(-1),
     }
     if hasattr(model, "value"):
-        found["values"] = model.value(states).float()[:, 0]  # type: ignore[operator]
+        found["values"] = wide(model.value(states))[:, 0]  # type: ignore[operator]
     return found

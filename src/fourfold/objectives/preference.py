@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fourfold.core.parts import Batch, Move, Objective
 from fourfold.core.run import Run
-from fourfold.objectives.reference import reference_model
+from fourfold.objectives.reference import reference_model, wide
 
 IGNORE = -100
 
@@ -50,7 +50,7 @@ def sequence_log_probs(model: nn.Module, batch: Batch, sequences: int) -> Sequen
     tokens, targets, owners = batch["tokens"], batch["targets"], batch["segments"]
     counted = targets != IGNORE
     states = model.states(tokens, segments=owners)[counted]  # type: ignore[operator]
-    logits = model.head(states).float()  # type: ignore[operator]
+    logits = wide(model.head(states))  # type: ignore[operator]
     each = -F.cross_entropy(logits, targets[counted], reduction="none")
     whose = owners[counted]
     zeros = each.new_zeros(sequences)
@@ -118,7 +118,7 @@ class RewardLoss(Objective):
 
     def losses(self, model: nn.Module, batch: Batch) -> Iterator[Move]:
         """One move of the whole model: nats, summed over the pairs."""
-        chosen, rejected = model(batch).float().view(-1, 2).unbind(1)
+        chosen, rejected = wide(model(batch)).view(-1, 2).unbind(1)
         total = bradley_terry(chosen, rejected, batch["margins"]).sum()
         if self.center:
             total = total + self.center * (chosen + rejected).square().sum()
@@ -128,7 +128,7 @@ class RewardLoss(Objective):
 
     def measure(self, model: nn.Module, batch: Batch) -> Mapping[str, tuple[Tensor, Tensor | float | None]]:  # fmt: skip
         """Loss, and the share of pairs in which the chosen answer has the higher reward (a tie is half)."""
-        chosen, rejected = model(batch).float().view(-1, 2).unbind(1)
+        chosen, rejected = wide(model(batch)).view(-1, 2).unbind(1)
         pairs = float(len(chosen))
         right = (chosen > rejected).double() + 0.5 * (chosen == rejected).double()
         return {
@@ -161,7 +161,7 @@ class Against(Objective):
     def losses(self, model: nn.Module, batch: Batch) -> Iterator[Move]:
         """One move of the whole model."""
         loss, chosen, rejected = self.compared(model, batch)
-        margin = self.beta * (chosen - rejected).detach()
+        margin = (chosen - rejected).detach()  # in nats, as `measure` has it
         logs = {
             "accuracy": (margin > 0).double().mean(), "margin": margin.mean(),
             "chosen": self.beta * chosen.detach().mean(), "rejected": self.beta * rejected.detach().mean(),

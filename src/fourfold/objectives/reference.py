@@ -1,12 +1,18 @@
-"""The frozen model that a policy is compared with."""
+"""The frozen model that a policy is compared with, and what the objectives that have one share."""
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fourfold.core.device import seeded
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
+
+
+def wide(values: Tensor) -> Tensor:
+    """Values in float32 at least."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def reference_model(run: Run, name: str | None) -> nn.Module:
