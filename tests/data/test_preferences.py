@@ -144,11 +144,26 @@ def test_earlier_answers_do_not_count() -> None:
 def test_kto_gets_answers_to_others() -> None:
     data = opened(ROWS, batch=4, others=True)
     (batch, *_) = data.batches("train")
-    some = data.pairs("train")[:4]
+    some = data.pairs("train")[:5]
     for number in range(4):
         here = batch["other_segments"] == number
         text = data.vocabulary.decode(batch["other_tokens"][here])
-        assert some[number].prompt[0].content in text and some[(number + 1) % 4].chosen in text
+        assert some[number].prompt[0].content in text and some[number + 1].chosen in text
+
+
+def test_a_pair_alone_in_its_batch_is_compared_with_another_prompts_answer() -> None:
+    rows = [{"prompt": f"{i // 3}?", "chosen": f"yes {i}", "rejected": "no"} for i in range(9)]
+    for batch, epoch in ((1, None), (4, None), (1, 0), (4, 2)):
+        data = opened(rows, batch=batch, others=True, split=(1, 0, 0))
+        mixed = []
+        for each in data.batches("train", epoch=epoch):
+            for number in range(len(each["margins"])):
+                here = each["other_segments"] == number
+                text = data.vocabulary.decode(each["other_tokens"][here])
+                prompt, answer = text.split("?")[0][-1], text.split("yes ")[1][0]
+                assert int(answer) // 3 != int(prompt)
+                mixed.append(text)
+        assert len(mixed) == 9
 
 
 def test_every_pair_once_an_epoch_and_resumed_where_it_stopped() -> None:
@@ -242,10 +257,10 @@ def test_chinese(tmp_path: Path) -> None:
 @pytest.mark.skipif(not DATA, reason="needs FOURFOLD_DATA")
 @pytest.mark.parametrize(
     ("name", "pairs"),
-    [("hh-rlhf-harmless-base-test/test.jsonl.gz", 2312), ("instruction-preference-demo/dpo_en_demo.json.gz", 300)],
+    [("hh-harmless-test", 2312), ("dpo-en", 300)],
 )  # fmt: skip
 def test_the_catalogs_sets(name: str, pairs: int) -> None:
-    data = Preferences(faulty="drop", batch=4).adopt(language(512), f"{DATA}/{name}", seed=0)
+    data = Preferences(faulty="drop", batch=4).adopt(language(512), name, seed=0)
     assert data is not None
     kept = sum(len(data.pairs(s)) for s in ("train", "valid", "test"))  # type: ignore[arg-type]
     notes = " ".join(data.summary()["notes"])

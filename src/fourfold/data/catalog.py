@@ -42,7 +42,7 @@ class File:
 class Entry:
     """A named data set."""
 
-    kind: Literal["text", "table", "images", "conversations", "pairs"]
+    kind: Literal["text", "table", "images", "conversations", "preferences", "pairs"]
     what: str
     licence: str
     source: str
@@ -64,6 +64,7 @@ _HANDSON = "ageron/handson-ml2", "1e2115277b50f6c584cd668fa30e3af309a5b136"
 _EXAMPLES = "pytorch/examples", "77f55b912142e11fcfdf5b530231fb9c52f181e8"
 _ETT = "zhouhaoyi/ETDataset", "1d16c8f4f943005d613b5bc962e9eeb06058cf07"
 _BROWNLEE = "jbrownlee/Datasets", "d20fcb6402ae34e653d4513b00f39257bb37ed7f"
+_HH = "anthropics/hh-rlhf", "354e5c3cb8960630860dd5774a6ac2a58313bf4d"
 _C4 = "hiyouga/LLaMA-Factory", "ff6d4d12eeb035d6ce06805a5733dd7b29f2ac30"
 _GSM8K = "openai/grade-school-math", "3101c7d507"
 _MULTI30K = "multi30k/dataset", "a3d2e0d26b"
@@ -230,6 +231,36 @@ CATALOG: dict[str, Entry] = {
         "d52a31668743a4f18e4a284514e54eea07a06ae31fcf4293af2506c198c05bda",
         "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465",
         "7,473 problems of grade-school arithmetic, solved step by step",
+    ),
+    "hh-harmless-test": Entry(
+        "preferences",
+        "2,312 pairs of dialogues, which of two is less harmful; offensive on purpose",
+        "MIT",
+        _hub(_HH),
+        "hh-rlhf-harmless-base-test",
+        (
+            File(
+                "test.jsonl.gz",
+                "ebfaaed21162a4de120ae85366075b34425e2a6303fac59b99555002f7016f03",
+                _raw(_HH, "harmless-base/test.jsonl.gz"),
+            ),
+        ),
+    ),
+    "dpo-en": Entry(
+        "preferences",
+        "300 conversations with a better and a worse answer, English",
+        "Apache-2.0 (repository)",
+        _hub(_C4),
+        "instruction-preference-demo",
+        (
+            File(
+                "dpo_en_demo.json.gz",
+                "94ac30f1946b2916374782a26a399836109c47e817589ed74a06094dae5816b4",
+                _raw(_C4, "data/dpo_en_demo.json"),
+                "dpo_en_demo.json",
+                "b949be2421cfa62744afcf1b479f95b299d643d1a4c1c97d1341b314a1aa5cb3",
+            ),
+        ),
     ),
     "gsm8k-test": _gsm8k(
         "test",

@@ -105,7 +105,7 @@ class PreferenceData(Templated, Indexed):
     (R, T) int64, the next token where it is the answer's, its end included, else -100; "segments", (R, T) int64, the
     number of the sequence, N for padding; "ends", (N,) int64, the place of each sequence's last token in the
     flattened rows; "margins", (P,) float32. With `others`, "other_tokens", "other_targets" and "other_segments" hold
-    P more: prompt p with the chosen answer of the next pair in the batch.
+    P more: prompt p with the chosen answer of the next pair in the split that has another prompt.
     """
 
     unit = "pairs"
@@ -152,11 +152,19 @@ class PreferenceData(Templated, Indexed):
         )
         batch["margins"] = torch.tensor([each.margin for each in some], dtype=torch.float32)
         if self.options.others:
-            following = [*some[1:], some[0]]
+            numbers = np.arange(len(every))[index].tolist()
+            following = [every[self._other(split, number)] for number in numbers]
             mixed = [_with(a.chosen, b.chosen, self.window) for a, b in zip(some, following, strict=True)]  # fmt: skip
             others = packed(mixed, self.window, self.vocabulary.end)
             batch |= {f"other_{n}": others[n] for n in ("tokens", "targets", "segments")}
         return batch
+
+    def _other(self, split: Split, number: int) -> int:
+        """The next pair, around the end of the split, with another prompt; itself where there is none."""
+        pairs = self.pairs(split)
+        many = len(pairs)
+        places = ((number + step) % many for step in range(1, many))
+        return next((p for p in places if pairs[p].prompt != pairs[number].prompt), number)
 
     def _gathered(self, split: Split, order: np.ndarray, epoch: int) -> Iterator[Batch]:
         """Each batch is packed by itself."""
