@@ -63,6 +63,16 @@ def test_it_learns_the_rule_and_not_the_length(reward: Run) -> None:
     assert "200 pairs on" in score.notes[0]
 
 
+def test_its_loss_is_that_of_training_margins_included(reward: Run) -> None:
+    rows = [row | {"margin": 0.1 * number} for number, row in enumerate(pairs(20, 4))]
+    data = rewarding.preference_data(reward).reopen(rows, whole=True)
+    measure = reward.objective.measure
+    with torch.no_grad():
+        found = [measure(reward.model, batch)["loss"] for batch in data.batches("test")]
+    total, weight = (sum(float(each[i]) for each in found) for i in (0, 1))  # type: ignore[arg-type]
+    assert reward.evaluate(rows)["loss"] == pytest.approx(total / weight, rel=1e-4)
+
+
 def test_it_begins_as_the_base_with_a_new_head(base: Run) -> None:
     fresh = fourfold.fit("reward", pairs(40, 0), out=False, from_=base, steps=1, lr=1e-30)
     for name, tensor in base.model.state_dict().items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -67,7 +69,6 @@ def test_a_stop_in_the_middle_of_a_roll_out_goes_on_exactly(
     base: Run, reward: Run, tmp_path: Path, kind: str, after: int
 ) -> None:
     """A roll-out is four steps here; with the KL adapted, and with another process's worth of state."""
-    import os
 
     options = {"objective": kind, "steps": 6, "checkpoint_every": "1000", "target": 1.0}
     whole = fit(base, reward, out=tmp_path / "whole", **options)
@@ -152,6 +153,15 @@ def test_micro_batches_add_up(base: Run) -> None:
         torch.testing.assert_close(ends[0][name], ends[1][name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("quantize", ["none", "nf4"])
+def test_adapters_alone_learn_from_rewards(base: Run, reward: Run, quantize: str) -> None:
+    for kind in ("grpo", "ppo"):
+        run = fit(base, reward, objective=kind, steps=2, adapter="lora", quantize=quantize)
+        moved = {n for n, p in run.model.named_parameters() if p.requires_grad}
+        assert moved and all(n.startswith("value.") or n.endswith((".a", ".b")) for n in moved)
+        assert any("learn beside" in note for note in run.notes)
+
+
 def test_what_is_refused(
     base: Run, reward: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +216,19 @@ def test_scores_of_functions_and_of_runs(base: Run, reward: Run) -> None:
     prompts = list(run.data.prompts("train"))[:2]  # type: ignore[attr-defined]
     score = scorer("regex:b", run.data)  # type: ignore[arg-type]
     assert score(prompts, [], ["abc", "acd"]) == [1.0, 0.0]
+
+
+def test_a_run_by_its_name_and_a_pattern_with_a_slash(
+    base: Run, reward: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert reward.folder is not None
+    monkeypatch.setenv("FOURFOLD_RUNS", str(reward.folder.parent))
+    run = fit(base, reward.folder.name, steps=1)
+    assert run.system.reward == str(reward.folder)  # type: ignore[attr-defined]
+    slashed = scorer("regex:a/b", run.data)  # type: ignore[arg-type]
+    assert slashed(list(run.data.prompts("train"))[:2], [], ["a/b", "ab"]) == [1.0, 0.0]  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="no such run"):
+        scorer("somewhere/reward", run.data)  # type: ignore[arg-type]
 
 
 def lines(**series: list[float]) -> Metrics:
@@ -294,3 +317,44 @@ def test_runs_are_compared_by_a_judge(base: Run, reward: Run, tmp_path: Path) ->
     assert found.measures["KL from the base"][0] == 0 < (found.measures["KL from the base"][1] or 0)
     with pytest.raises(UserError, match="is a run of sft; expected one of reward"):
         compare([base, run], texts, judge=base)
+
+
+DATA = os.environ.get("FOURFOLD_DATA")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA, reason="needs FOURFOLD_DATA")
+@pytest.mark.parametrize("name", ["hh-harmless-test", "dpo-en"])
+@pytest.mark.parametrize("system", ["reward", "dpo"])
+def test_the_catalogs_preferences_are_read_and_learned(system: str, name: str) -> None:
+    """A short fit from nothing: the loss on what was learned from falls below log 2, that of not knowing."""
+    run = fourfold.fit(
+        system, name, out=False, layers=2, width=64, steps=40, lr=3e-3, log_every="1",
+        data={"window": 256, "long": "drop", "vocabulary": 2000, "batch": 8, "faulty": "drop"},
+    )  # fmt: skip
+    losses = [line["loss"] for line in run.metrics.lines if "loss" in line]
+    assert sum(losses[-10:]) / 10 < math.log(2)
+    assert any("left out" in note for note in run.data.summary()["notes"])
+    assert 0 <= run.evaluate()["accuracy"] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA, reason="needs FOURFOLD_DATA")
+def test_worked_problems_are_answered_and_rewarded() -> None:
+    """GSM8K by its exact answers: nothing is learned in three steps, and every group that is alike is counted."""
+    run = fourfold.fit(
+        "rlhf", "gsm8k-test", out=False, reward="exact-answer", layers=1, width=32, steps=3, log_every="1",
+        data={"window": 192, "vocabulary": 600, "prompts": 4, "answers": 2, "tokens": 16, "batch": 8, "most": 8},
+    )  # fmt: skip
+    data = run.data
+    assert isinstance(data, ExperienceData) and data.answering is not None
+    assert any("are left out" in note for note in data.summary()["notes"])
+    first = [line for line in run.metrics.lines if "reward" in line]
+    assert len(first) == 3 and all(0 <= line["reward"] <= 1 for line in first)
+    assert all(line["reward"] > 0 or line["groups_alike"] == 1 for line in first)
+    prompts = list(data.prompts("train"))[:3]
+    rights = [
+        str(prompt.row["answer"]) for prompt in prompts
+    ]  # their worked answers end in #### and the number
+    assert data.answering.rewards(prompts, [], rights) == [1.0] * 3
+    assert data.answering.rewards(prompts, [], [f"{r}9" for r in rights]) == [0.0] * 3

@@ -50,9 +50,9 @@ def policy_picture(series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
     """What happened while a policy learned, one small chart each, over its steps.
 
     Args:
-        series: by title, steps and values; at most eight.
+        series: by title, steps and values; at most twelve.
     """
-    names = list(series)[:8]
+    names = list(series)[:12]
     columns = min(4, max(1, len(names)))
     rows = -(-len(names) // columns)
     fig, grid = subplots(rows, columns, width=2.9 * columns, height=2.4 * rows, squeeze=False)

@@ -19,6 +19,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
+from fourfold.core.parts import Data
 from fourfold.core.run import Run
 from fourfold.core.system import system
 from fourfold.data.preferences import Preferences
@@ -41,6 +42,11 @@ class DirectPreference(Preferring):
     data: Preferences = Preferences()
     objective: Annotated[DPO | IPO | KTO, Field(discriminator="kind")] = DPO()
     optimizer: Gradient = Gradient(lr=5e-5, epochs=2, warmup=0.1, clip=1.0)
+
+    def build(self, data: Data) -> Any:
+        """A language model; KTO counts answers, the others pairs."""
+        data.unit = "answers" if isinstance(self.objective, KTO) else "pairs"
+        return super().build(data)
 
     def suited(self, run: Run) -> Self:
         """KTO's baseline needs prompts with the answers to others."""

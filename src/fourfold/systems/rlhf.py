@@ -73,6 +73,7 @@ class RLHF(Preferring):
         model = self.network(data)
         if isinstance(self.objective, PPO):
             model.value = value_head(model.width)
+        data.unit = "answers" if self.objective.per == "answer" else "tokens of answers"
         if isinstance(data, ExperienceData) and self.reward is not None:
             compared = self.objective.reference if self.objective.compares else None
             if self.objective.compares and compared is None:
@@ -131,7 +132,7 @@ class RLHF(Preferring):
         return {
             "reward": "reward", "valid.reward": "reward, held-out", "valid.judge": "judge, held-out",
             "valid.divergence": "KL to the reference, nats", "length": "tokens of an answer", "entropy": "entropy, nats",
-            "clipped": "share clipped", "explained_variance": "explained variance",
+            "clipped": "share clipped", "groups_alike": "groups all alike, share", "explained_variance": "explained variance",
         }  # fmt: skip
 
     def tables(self, run: Run) -> Iterator[Table]:

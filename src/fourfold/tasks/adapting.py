@@ -18,6 +18,7 @@ from fourfold.core.errors import UserError
 from fourfold.core.evaluation import to_device
 from fourfold.core.run import Run
 from fourfold.core.system import System
+from fourfold.data.experience import ExperienceData
 from fourfold.models.adapter_folder import Settings, compact
 from fourfold.models.adapters import adapt, adapters, give, merged
 from fourfold.models.nf4 import nf4_bytes, with_nf4
@@ -142,6 +143,8 @@ def _cost(run: Run, before: nn.Module) -> str:
     said = (
         f"4 bits: the weights that stay take {here / 2**20:.1f} MiB instead of {there / 2**20:.1f}"
     )
+    if isinstance(run.data, ExperienceData):  # its batches are what the model itself answers
+        return f"{said}."
     split: Literal["valid", "train"] = "valid" if run.data.size("valid") else "train"
     batches = list(itertools.islice(run.data.batches(split), LOOKED_AT))
     if not batches:

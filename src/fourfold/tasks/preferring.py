@@ -17,6 +17,8 @@ from fourfold.tasks.chatting import Conversing
 
 SHOWN = 6
 """Held-out prompts in the report."""
+PREVIEWED = 3
+"""Of these, those answered again and again while it learns."""
 TOKENS = 100
 """Most tokens of an answer there."""
 
@@ -48,16 +50,14 @@ class Preferring(Conversing):
         model = run.model  # first: what answers is made with it
         data, split, sentence = held_out(run, source)
         values = measure(run.objective, model, data, split, run.device, run.seed)
-        said = f"{data.size(split):,} {data.unit if data.unit == 'pairs' else 'prompts'} {sentence}"
+        said = f"{data.size(split):,} {'pairs' if hasattr(data, 'pairs') else 'prompts'} {sentence}"
         return Score(values, dict(run.objective.units()), (said, *data.summary()["notes"]))
 
     def preview(self, run: Run) -> str:
-        """The answer to the first held-out prompt."""
-        asked = _asked(run, 1)
-        if not asked:
-            return ""
-        (said,) = whole_answers(run, [templated(run.data).prompt(asked[0])], tokens=60)
-        return f"{asked[0][-1].content}\n-> {said}"
+        """The answers to the same few held-out prompts."""
+        asked = _asked(run, PREVIEWED)
+        said = whole_answers(run, [templated(run.data).prompt(turns) for turns in asked], tokens=60)
+        return "\n".join(f"{t[-1].content}\n-> {a}" for t, a in zip(asked, said, strict=True))
 
     def pictures(self, run: Run) -> Iterator[Picture]:
         """What happened while it learned."""

@@ -41,6 +41,8 @@ class Told(NamedTuple):
     chosen_lengths: np.ndarray
     """Tokens of the answers."""
     rejected_lengths: np.ndarray
+    margins: np.ndarray | float = 0.0
+    """How much higher the chosen answer's should be, where the data says so."""
 
     @property
     def right(self) -> np.ndarray:
@@ -61,7 +63,7 @@ class Rewarding(Looking):
         assert isinstance(model, RewardModel)  # noqa: S101
         gaps = told.chosen - told.rejected
         values = {
-            "loss": float(np.logaddexp(0, -gaps).mean()),
+            "loss": float(np.logaddexp(0, told.margins - gaps).mean()),
             "accuracy": float(told.right.mean()),
             "margin": float(gaps.mean()),
             "calibration_error": calibration(gaps)[1],
@@ -151,7 +153,8 @@ def rewards_told(run: Run, data: Any, split: Split) -> Told:
     sequences = [sequence for each in compared for sequence in each[:2]]
     found = np.array(rewards_of(_model(run), sequences, data.vocabulary.end)).reshape(-1, 2)
     lengths = np.array([int(s.said.sum()) for s in sequences]).reshape(-1, 2)
-    return Told(found[:, 0], found[:, 1], lengths[:, 0], lengths[:, 1])
+    margins = np.array([each.margin for each in compared])
+    return Told(found[:, 0], found[:, 1], lengths[:, 0], lengths[:, 1], margins)
 
 
 def calibration(gaps: np.ndarray) -> tuple[np.ndarray, float]:

@@ -16,7 +16,7 @@ from fourfold.core.run import Run
 from fourfold.data.chat_tokens import Encoded
 from fourfold.data.experience import Answers, ExperienceData, Prompt
 from fourfold.data.preferences import packed
-from fourfold.data.rewards import reward_named, scored
+from fourfold.data.rewards import BUILT_IN, reward_named, scored
 from fourfold.data.templated import Templated
 from fourfold.models.generation import Sampling, Voice, generate
 from fourfold.models.reward import RewardModel
@@ -120,8 +120,14 @@ def drawn(
 
 
 def is_run(name: str) -> bool:
-    """Whether a name is that of a run."""
-    return name == "last" or (Path(name) / "system.toml").exists()
+    """Whether a name is that of a run: a path, a name under `runs/`, or last; a built-in reward's name is not."""
+    if name in BUILT_IN:
+        return False
+    try:
+        find_run(name)
+    except UserError:
+        return name == "last"  # opening it says what is wrong
+    return True
 
 
 def scorer(name: str, data: Templated) -> Scorer:
@@ -135,7 +141,7 @@ def scorer(name: str, data: Templated) -> Scorer:
         UserError: there is no such reward, or it is a run of something else, or of another tokenizer or template.
     """
     if not is_run(name):
-        if "/" in name or name.startswith("runs"):
+        if ":" not in name and ("/" in name or Path(name).exists()):
             find_run(name)  # says what is wrong with it
         reward = reward_named(name)
 
