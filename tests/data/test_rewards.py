@@ -63,7 +63,7 @@ def test_a_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [([1.0], "1 values for 2 answers"), ([1.0, math.nan], "nan is no number; example 2"), ([1.0, "0.5"], "'0.5' is no number"),
+    [([1.0], "1 values for 2 answers; the first: prompt 'p', answer 'a'"), ([1.0, math.nan], "nan is no number; example 2"), ([1.0, "0.5"], "'0.5' is no number"),
      ([1.0, None], "None is no number"), ([1.0, math.inf], "inf is no number")],
 )  # fmt: skip
 def test_what_is_no_reward_names_the_example(given: Any, said: str) -> None:

@@ -67,7 +67,7 @@ def scored(
     except Exception as error:  # noqa: BLE001  # whatever a user's function raises
         raise UserError(f"--reward {name}: {type(error).__name__}: {error}; the first of its {len(answers)} examples: {_shown(prompts[0], answers[0])}") from error  # fmt: skip
     if len(found) != len(answers):
-        raise UserError(f"--reward {name}: {len(found)} values for {len(answers)} answers")
+        raise UserError(f"--reward {name}: {len(found)} values for {len(answers)} answers; the first: {_shown(prompts[0], answers[0])}")  # fmt: skip
     for number, value in enumerate(found):
         try:
             finite = not isinstance(value, (str, bytes)) and math.isfinite(float(value))
