@@ -27,6 +27,7 @@ from fourfold.tasks.comparing import (
     judged,
     language_model,
     repeated,
+    reward_judge,
     surprise,
 )
 from fourfold.tasks.language import vocabulary_of
@@ -151,6 +152,10 @@ def compare(
         language_model(run)
     asks = read_prompts(prompts)
     names = _names(opened)
+    judging = None
+    if judge is not None:
+        judging = judge if isinstance(judge, Run) else api.open(judge, device=device)
+        reward_judge(judging)  # before anything is answered
     begun = [[asked(run, p.text, p.where) for p in asks] for run in opened]
     texts = [p.text for p in asks]
     answers = []
@@ -161,9 +166,8 @@ def compare(
     notes: list[str] = []
     _divergence(opened, names, asks, begun[0], answers[0], measures, notes)
     _references(opened, asks, begun, measures, notes)
-    if judge is not None:
-        run = judge if isinstance(judge, Run) else api.open(judge, device=device)
-        _judged(run, names, texts, answers, measures, notes)
+    if judging is not None:
+        _judged(judging, names, texts, answers, measures, notes)
     _answers(opened, answers, measures)
     drawn = (
         "the most likely token each time"

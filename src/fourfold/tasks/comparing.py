@@ -139,8 +139,8 @@ def _last(run: Run, tokens: np.ndarray, count: int) -> torch.Tensor:
     return language_model(run).reader(run).distributions(tokens)[-count:].double().cpu()
 
 
-def judged(judge: Run, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
-    """What a run of reward says of each answer, asked in its own template.
+def reward_judge(judge: Run) -> tuple[RewardModel, PreferenceData]:
+    """What judges, and what it reads answers by.
 
     Raises:
         UserError: it is no run of reward.
@@ -150,6 +150,16 @@ def judged(judge: Run, prompts: Sequence[str], answers: Sequence[str]) -> list[f
         raise UserError(
             f"--judge {judge.folder}: is a run of {judge.system.name}; expected one of reward"
         )
+    return model, data
+
+
+def judged(judge: Run, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
+    """What a run of reward says of each answer, asked in its own template.
+
+    Raises:
+        UserError: it is no run of reward.
+    """
+    model, data = reward_judge(judge)
     turns = [
         (Turn("user", prompt), Turn("assistant", answer))
         for prompt, answer in zip(prompts, answers, strict=True)
