@@ -18,6 +18,7 @@ from fourfold.core.errors import UserError
 from fourfold.data.embedded_pairs import chinese_number, english_number, numbers_and_dates
 from fourfold.data.pair_batches import cut, epoch_batches
 from fourfold.data.pair_lengths import pieces, sentences
+from fourfold.data.pair_sources import read_pairs
 from fourfold.data.pairs import PairData, Pairs
 from fourfold.data.vocabulary import Characters
 
@@ -432,3 +433,10 @@ def test_the_catalog_holds_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert turned.languages == ("de", "en")
     with pytest.raises(UserError, match="no file .fr"):
         _open("some-pairs", source="fr", target="en")
+
+
+def test_lines_of_a_csv_file_end_at_line_ends_only(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_bytes('source,target\r\na\u2028b,c\x85d\r\n"e\nf",g\r\n'.encode())
+    sides = read_pairs(str(path), ("source", "target"))
+    assert sides.sources == ["a\u2028b", "e f"] and sides.targets == ["c\x85d", "g"]

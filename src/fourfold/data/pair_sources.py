@@ -8,6 +8,7 @@ stands for files of these kinds. All may be packed with .gz or .zst.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -308,7 +309,8 @@ def _separated(found: Sides, origin: Origin, names: tuple[str, str], kind: str) 
     text = "".join(decoded(origin))
     first = text.split("\n", 1)[0]
     delimiter = "\t" if kind == ".tsv" else next((d for d in ",;\t" if d in first), ",")
-    lines = text.split("\n") if kind == ".tsv" else text.splitlines(keepends=True)
+    # no splitlines: U+2028 and the like stand inside sentences
+    lines = text.split("\n") if kind == ".tsv" else io.StringIO(text, newline="")
     stripped = (line.rstrip("\r") for line in lines)
     rows = (
         csv.reader(
