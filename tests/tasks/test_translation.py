@@ -110,6 +110,22 @@ def test_draws_follow_their_seed(run: Run) -> None:
     assert _text(run.translate("1 2 3", risk=8, seed=0)) == "een twee drie"
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"temperature": 0.5},
+        {"top_p": 0.9},
+        {"coverage": 0.2, "beam": 1},
+        {"coverage": 0.2, "risk": 2},
+    ],
+)
+def test_an_option_without_effect_is_refused(run: Run, how: dict[str, Any]) -> None:
+    name = next(iter(how)).replace("_", "-")
+    with pytest.raises(UserError, match=f"--{name} 0.[259]: goes with"):
+        run.translate("1 2", **how)
+    assert run.translate("1 2", temperature=1.0, coverage=0.0, beam=1) is not None
+
+
 def test_long_lines_are_split_cut_or_refused(run: Run) -> None:
     object.__setattr__(run.data.options, "longest", 4)
     try:

@@ -117,6 +117,18 @@ class Translator(Looking):
         drawn = sample or risk is not None
         if drawn and nbest > 1:
             raise UserError(f"--nbest {nbest}: goes with beams, not with --sample or --risk")
+        for name, value, given in (
+            ("temperature", temperature, temperature != 1),
+            ("top-p", top_p, top_p is not None),
+        ):
+            if given and not drawn:
+                raise UserError(
+                    f"--{name} {value}: goes with --sample or --risk; without them nothing is drawn"
+                )
+        if coverage and (drawn or max(beam, nbest) == 1):
+            raise UserError(
+                f"--coverage {coverage}: goes with --beam 2 or more, not with --sample or --risk"
+            )
         how = Decoding(
             beam=max(beam, nbest),
             best=nbest,
