@@ -15,6 +15,7 @@ from fourfold.core.run import Run
 from fourfold.data.pairs import pair_data
 from fourfold.systems.nat import AllWordsAtOnce
 from fourfold.systems.transformer import TransformerTranslator
+from fourfold.tasks import teaching
 from fourfold.tasks.teaching import FILE, Distilled, distilled
 
 NUMBERS = [str(7919 * n % 100_000) for n in range(200)]
@@ -113,3 +114,22 @@ def test_a_student_in_memory_learns_the_same(teacher: Path, tmp_path: Path) -> N
     assert targets(in_memory) == targets(kept)
     wide = distilled(student(teacher, False, teacher_beam=3), str(teacher), 3)
     assert wide.size("train") == pair_data(kept.examples()).size("train")
+
+
+def test_what_a_teacher_leaves_empty_is_not_learned(
+    teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {source: source[::-1] for source in NUMBERS}
+    run = student(teacher, False)
+    found, sources = targets(run), pair_data(run.examples()).texts("train")[0]
+    made = teaching._translated
+    monkeypatch.setattr(teaching, "_translated", lambda *a: ([[], *rows[1:]] for rows in made(*a)))
+    some = student(teacher, False)
+    assert targets(some) == [own[sources[0]], *found[1:]]
+    assert pair_data(some.examples()).texts("train")[1] == targets(some)
+    assert any("1 of them are empty: their own targets" in note for note in some.notes)
+    monkeypatch.setattr(
+        teaching, "_translated", lambda *a: ([[] for _ in rows] for rows in made(*a))
+    )
+    with pytest.raises(UserError, match="training sources are empty; fit it longer"):
+        student(teacher, False)

@@ -80,13 +80,16 @@ def _digests(data: PairData) -> tuple[str, str]:
 def distilled(run: Run, teacher: str, beam: int) -> Distilled:
     """The run's pairs with the teacher's translations of the training sources as targets.
 
+    A pair of which the teacher says nothing keeps its own target: silence is no translation to learn.
+
     Args:
         run: with its pairs opened.
         teacher: the run that translates; not opened where all its translations are there already.
         beam: hypotheses that it keeps at each step.
 
     Raises:
-        UserError: the teacher is not there, has another vocabulary, or its translations here are of another one.
+        UserError: the teacher is not there, has another vocabulary, or says nothing of any source; or the translations here
+            are of another one.
     """
     data = pair_data(run.data)
     held = data._split("train")
@@ -109,14 +112,26 @@ def distilled(run: Run, teacher: str, beam: int) -> Distilled:
                 run.console.say(f"{len(said):,} of {len(sources):,} training sources translated")
             done = len(said)
     empty = sum(not row for row in said)
+    if empty == len(said):
+        raise UserError(
+            f"--teacher {teacher}: its translations of all {len(said):,} training sources are empty; fit it longer, or leave "
+            "--teacher out"
+        )
     run.note(
         f"Learned from the translations of {len(said):,} training sources by {teacher} (beam {beam})"
-        + (f", {empty:,} of them empty." if empty else ".")
+        + (f"; {empty:,} of them are empty: their own targets are learned." if empty else ".")
     )
-    rows = [[*row, data.end] for row in said]
+    own = zip(held.begins[1], held.begins[1][1:], strict=False)
+    rows = [
+        [*row, data.end] if row else held.tokens[1][begin:end].tolist()
+        for row, (begin, end) in zip(said, own, strict=True)
+    ]
     tokens = np.concatenate([np.asarray(row, held.tokens[1].dtype) for row in rows])
     begins = np.cumsum([0, *map(len, rows)])
-    texts = held.texts[0], [data.target_vocabulary.decode(row) for row in said]
+    texts = (
+        held.texts[0],
+        [data.target_vocabulary.decode([t for t in row if t != data.end]) for row in rows],
+    )
     encoded = Encoded((held.tokens[0], tokens), (held.begins[0], begins), texts, held.unknown)
     assert data._splits is not None  # noqa: S101  # its training split was just read
     found = Distilled(
