@@ -39,6 +39,13 @@ def test_a_single_token() -> None:
     assert attention_table({"a": np.ones((1, 1, 1))}).rows[0][2] == 1.0
 
 
+@pytest.mark.parametrize(("asking", "asked"), [(1, 1), (1, 13), (13, 1)])
+def test_a_map_of_a_single_row_or_column_has_room(asking: int, asked: int) -> None:
+    """Warnings are errors: names that stood off by whole cells left the axes no room."""
+    weights = {"decoder.0.attention": np.full((2, asking, asked), 1 / asked)}
+    attention_maps(weights, ["<begin>"] * asked, queries=["<begin>"] * asking)
+
+
 def test_all_layers_and_heads_are_drawn() -> None:
     rng = np.random.default_rng(0)
     weights = {f"blocks.{i}": causal(rng, 3, 6) for i in range(2)}

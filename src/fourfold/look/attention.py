@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -90,11 +90,14 @@ def _draw(
     axes.set_xticks(list(below), list(below.values()), rotation=90)
     axes.set_yticks(list(down), list(down.values()))
     axes.tick_params(labelsize=7, length=0)
+    # names stand so many points off: a single row or column is as large as the axes
+    aside: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9}
     for j, head in enumerate(heads[0]):
-        axes.text(j * wide + (shown - 1) / 2, -1.2, f"head {head}", ha="center", fontsize=9)
+        at = (j * wide + (shown - 1) / 2, -0.5)
+        axes.annotate(f"head {head}", at, (0, 5), **aside, ha="center")
     for i, name in enumerate(layers):
-        right, height = columns * wide - (wide - shown) + 0.5, i * high + (rows - 1) / 2
-        axes.text(right, height, name, va="center", rotation=270, fontsize=9)
+        right, height = columns * wide - (wide - shown) - 0.5, i * high + (rows - 1) / 2
+        axes.annotate(name, (right, height), (8, 0), **aside, va="center", rotation=270)
     return fig
 
 
