@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourfold.models.filling import Wanted, fill, merged, of_length
-from fourfold.models.non_autoregressive import NonAutoregressive
+from fourfold.models.non_autoregressive import UNKNOWN, NonAutoregressive
 from fourfold.models.products import Product, with_products
 
 END = 0
@@ -108,6 +108,12 @@ def test_further_passes_ask_the_least_sure_anew_and_leave_the_surest() -> None:
     handle.remove()
     told = [0 if known is None else int((known >= 0).sum(1)[0]) for known in calls]
     assert told == [0, 2, 4]  # of six tokens four, then two are asked anew
+    memory, keep = made.encode(source, lengths)
+    logits = made.head(made(source, lengths, memory, keep, sizes))
+    logits[..., END] = -torch.inf
+    sure, said = logits.log_softmax(-1).max(-1)
+    surest = sure >= sure.sort(1, descending=True).values[:, 1:2]
+    assert torch.equal(calls[1], said.where(surest, UNKNOWN))  # type: ignore[arg-type]
 
 
 def test_more_candidates_give_a_surer_translation() -> None:
