@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourfold.models.attention import attention_weights
+from fourfold.models.attention import attention_weights, looking
 from fourfold.models.positions import KINDS, Shaw, make_positions
 from fourfold.models.transformer import Transformer
 
@@ -132,6 +132,19 @@ def test_shaw_by_its_formula() -> None:
                 values.append(v[0, head, j] + scheme.values[1, number])
             wanted = torch.stack(scores).softmax(0) @ torch.stack(values)
             torch.testing.assert_close(found[0, head, i], wanted)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_every_scheme_compares_can_be_looked_at(kind: str) -> None:
+    scheme, keep = made(kind), torch.tensor([[[[True] * 5 + [False]]]])
+    q, k, v = torch.randn(3, 1, 4, 6, 4, dtype=torch.float64).unbind()
+    with looking() as looked:
+        scheme.attend(q, k, v, causal=False, keep=keep)
+    (call,) = looked
+    places = torch.arange(6)
+    bias = scheme.bias(places, places, q)
+    wanted = attention_weights(q, k, causal=False, keep=keep, bias=bias)
+    torch.testing.assert_close(call.weights(), wanted.float())
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -71,6 +71,28 @@ def looking() -> Iterator[list[Looked]]:
         _looked.reset(token)
 
 
+def note(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = True,
+    keep: Tensor | None = None,
+    segments: Tensor | Segments | None = None,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    sliding: int | None = None,
+) -> None:
+    """Put what is compared before those who are `looking`; for forms of attention beside `attention`. Arguments as there."""
+    # a compiled model is not looked into, so that the compiler sees no context variable
+    if torch.compiler.is_compiling() or (looked := _looked.get()) is None:
+        return
+    with torch.no_grad():
+        seen = visible(q, k, causal, keep, segments, sliding)
+        told = bias.detach() if bias is not None else None
+        looked.append(Looked(q.detach(), k.detach(), v.detach(), seen, told, scale))
+
+
 def attention_weights(
     q: Tensor,
     k: Tensor,
@@ -186,12 +208,17 @@ def attention(
         )
     sliding = sliding if sliding is not None and sliding < k.shape[2] else None
     compiling = torch.compiler.is_compiling()
-    # a compiled model is not looked into, so that the compiler sees no context variable
-    if not compiling and (looked := _looked.get()) is not None:
-        with torch.no_grad():
-            seen = visible(q, k, causal, keep, segments, sliding)
-            told = bias.detach() if bias is not None else None
-            looked.append(Looked(q.detach(), k.detach(), v.detach(), seen, told, scale))
+    note(
+        q,
+        k,
+        v,
+        causal=causal,
+        keep=keep,
+        segments=segments,
+        bias=bias,
+        scale=scale,
+        sliding=sliding,
+    )
     here = q.device.type == "cpu" and not compiling
     if causal and keep is None and bias is None and sliding is None and q.shape[2] == k.shape[2]:
         one = segments is None or (here and segments.single())

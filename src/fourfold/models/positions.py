@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fourfold.core.errors import nearest
-from fourfold.models.attention import attention, attention_weights
+from fourfold.models.attention import attention, attention_weights, note
 from fourfold.models.attention_forms import repeated
 from fourfold.models.position_tables import (
     WAVES,
@@ -263,6 +263,7 @@ class Shaw(Positions):
                 "Shaw's positions have the scale D ** -0.5 of their paper, got another"
             )
         bias = self.bias(queries, keys, q, layer)
+        note(q, k, v, bias=bias, **told)
         weights = attention_weights(q, k, bias=bias, **told).to(v.dtype)
         return weights @ repeated(q, v) + self.mix(weights, queries, keys, layer)
 
