@@ -10,6 +10,7 @@ from fourfold import api
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.systems.nat import AllWordsAtOnce, _length
+from fourfold.systems.transformer import TransformerTranslator
 from fourfold.tasks.multimodality import Setting, repetitions, settings_picture
 
 DIGITS = [str(7919 * n % 100_000) for n in range(300)]
@@ -62,11 +63,12 @@ def test_what_a_run_cannot_do_is_said() -> None:
         api.fit(toy, PAIRS, out=False, length="ctc", reveal="masks", **{"optimizer.steps": 2})
 
 
-def test_targets_without_room_are_counted_and_said() -> None:
+@pytest.mark.parametrize("length", ["ctc", "overlong"])
+def test_targets_without_room_are_counted_and_said(length: str) -> None:
     toy, _ = AllWordsAtOnce.toy()
     many = {"source": DIGITS, "target": [3 * digits for digits in DIGITS]}
     options = {
-        "length": "ctc",
+        "length": length,
         "reveal": "none",
         "optimizer.steps": 2,
         "upsample": 1.0,
@@ -76,6 +78,28 @@ def test_targets_without_room_are_counted_and_said() -> None:
     assert any(
         "training targets have more tokens" in note and "--upsample" in note for note in found.notes
     )
+
+
+def test_targets_beyond_every_predicted_length_are_counted_and_said() -> None:
+    toy, _ = AllWordsAtOnce.toy()
+    texts = ["1" * 80, *DIGITS]  # 80 and an end token beside 16 and 17 tokens: 65 and 64 apart
+    for size, far in ((16, True), (17, False)):
+        targets = ["1" * size, *DIGITS]
+        split = (1.0, 0.0, 0.0)
+        options = {"data.ratio": None, "data.split": split, "optimizer.steps": 2}
+        run = api.fit(toy, {"source": texts, "target": targets}, out=False, **options)
+        assert (
+            any(note.startswith("1 training targets are more than 64") for note in run.notes) == far
+        )
+
+
+@pytest.mark.parametrize("kind", [AllWordsAtOnce, TransformerTranslator])
+def test_the_scale_of_the_products_and_the_base_of_the_waves_are_the_models(kind: Any) -> None:
+    toy, _ = kind.toy()
+    options = {"scale": 1.0, "rotary_base": 100.0, "optimizer.steps": 2}
+    model: Any = api.fit(toy, PAIRS, out=False, **options).model
+    assert model.decoder[0].cross.factor == model.encoder[0].attention.factor == 8**0.5
+    assert model.source_positions.base == model.target_positions.base == 100
 
 
 def test_repeated_words_are_counted_in_every_script() -> None:

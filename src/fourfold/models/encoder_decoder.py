@@ -189,6 +189,7 @@ class EncoderDecoder(nn.Module):
         eps: added to the variance in the norms.
         causal: whether the decoder's positions see none after them.
         scale: of the products of queries and keys; None means (W / H) ** -0.5.
+        base: wavelength factor of rotary and sinusoidal positions.
 
     Raises:
         ValueError: width and heads do not divide, or a shared vocabulary has two sizes.
@@ -213,6 +214,7 @@ class EncoderDecoder(nn.Module):
         eps: float = 1e-5,
         causal: bool = True,
         scale: float | None = None,
+        base: float = 10_000.0,
     ) -> None:
         super().__init__()
         if width % heads or (shared and source_vocabulary != target_vocabulary):
@@ -237,7 +239,13 @@ class EncoderDecoder(nn.Module):
                     )  # products are scaled by D ** -0.5 further on
         self.source_positions, self.target_positions = (
             make_positions(
-                positions, width=width, heads=heads, window=window, layers=count, causal=side
+                positions,
+                width=width,
+                heads=heads,
+                window=window,
+                layers=count,
+                causal=side,
+                base=base,
             )
             for count, side in zip(layers, (False, causal), strict=True)
         )

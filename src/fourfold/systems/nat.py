@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Le, Lt
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Data
@@ -29,7 +29,7 @@ from fourfold.data.pair_lengths import Long
 from fourfold.data.pairs import PairData, Pairs, pair_data
 from fourfold.models.decoding import Output, by_length
 from fourfold.models.filling import Wanted, fill
-from fourfold.models.non_autoregressive import Input, Length, NonAutoregressive
+from fourfold.models.non_autoregressive import REACH, Input, Length, NonAutoregressive
 from fourfold.models.positions import Kind
 from fourfold.models.products import with_products
 from fourfold.objectives.non_autoregressive import AllAtOnce
@@ -102,6 +102,10 @@ class AllWordsAtOnce(Translator):
     """Of the feed-forward."""
     positions: Kind = "sinusoidal"
     """How a position's place is told."""
+    rotary_base: PositiveFloat = 10_000.0
+    """Wavelength factor of rotary and sinusoidal positions."""
+    scale: PositiveFloat | None = None
+    """Factor of the products of queries and keys before the softmax; None takes 1 / sqrt(features of a head)."""
     tied: bool = True
     """Whether the output weights are the target embedding's; with a shared vocabulary the source's too."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
@@ -153,6 +157,8 @@ class AllWordsAtOnce(Translator):
                 norm=self.norm,
                 activation=self.activation,
                 positions=self.positions,
+                scale=self.scale,
+                base=self.rotary_base,
                 length=self.length,
                 input=self.input,
                 begin=pairs.begin,
@@ -183,12 +189,19 @@ class AllWordsAtOnce(Translator):
             run.data = distilled(run, self.teacher, self.teacher_beam)
 
     def begin(self, run: Run) -> None:
-        """Ask the teacher; say for how many training pairs there are too few slots."""
+        """Ask the teacher; say for how many training pairs a source alone would not give the slots that it takes."""
         self._distilled(run)
         model, data = _model(run), pair_data(run.data)
-        if model.length != "ctc":
-            return
         sources, targets = (torch.from_numpy(n) for n in data._split("train").lengths)
+        if model.length == "predicted":
+            far = int(((targets - 1 - sources).abs() > REACH).sum())
+            if far:
+                run.note(
+                    f"{far:,} training targets are more than {REACH} tokens longer or shorter than their sources, which is the "
+                    "most that a predicted length differs by: their translations will be nearer to their sources' lengths; "
+                    "--length overlong has no such limit."
+                )
+            return
         short = int((model.room(sources) < targets - 1).sum())
         if short:
             run.note(

@@ -62,6 +62,8 @@ class TransformerTranslator(Translator):
     """Of the feed-forward."""
     positions: Kind = "sinusoidal"
     """How a position's place is told."""
+    rotary_base: PositiveFloat = 10_000.0
+    """Wavelength factor of rotary and sinusoidal positions."""
     scale: PositiveFloat | None = None
     """Factor of the products of queries and keys before the softmax; None takes 1 / sqrt(features of a head)."""
     tied: bool = True
@@ -110,6 +112,7 @@ class TransformerTranslator(Translator):
                 activation=self.activation,
                 positions=self.positions,
                 scale=self.scale,
+                base=self.rotary_base,
             )
         except ValueError as error:  # positions that turn pairs of features want an even number
             raise UserError(str(error)) from error
