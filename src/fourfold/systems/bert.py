@@ -8,9 +8,10 @@
 It is a denoising autoencoder (Vincent et al. 2008): the noise hides tokens behind [MASK], the encoder is the body,
 which sees both sides of every token, and the decoder is the head, which says what was hidden.
 
-Result: trains on 2.8 times as many tokens a second as transformers' Trainer on the same model (4 layers x 256, window
-128, batch 16, 8,000 tokens; 2 cores of an EPYC), in 0.74 GB beside 0.96: benchmarks/results/llm_bert.json. Logits equal
-those of transformers' BertForMaskedLM to 2e-5.
+Result: 1.80 nats a hidden character, 48% of them guessed, on tiny Shakespeare's validation split after 1,000 steps of
+4 layers x 128 (--data.unit character --width 128 --steps 1000: 0.3 M hidden characters). It trains on 2.8 times as many
+tokens a second as transformers' Trainer on the same model (4 layers x 256, window 128, batch 16, 8,000 tokens; 2 cores
+of an EPYC), in 0.74 GB beside 0.96: benchmarks/results/llm_bert.json. Logits equal BertForMaskedLM's to 2e-5.
 """
 
 from __future__ import annotations
