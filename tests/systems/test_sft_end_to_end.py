@@ -73,5 +73,5 @@ def test_sets_of_the_catalog_are_read_and_learned(name: str) -> None:
     shares = np.bincount(said) / len(said)
     alone = float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
     score = run.evaluate(answered=4, tokens=20)
-    assert score["loss"] < min(alone + 0.3, math.log(len(data.vocabulary)) - 1)
+    assert score["loss"] < min(alone + 0.3, math.log(len(data.vocabulary)) - 0.9)
     assert any("left out" in note for note in data.summary()["notes"])
