@@ -55,6 +55,8 @@ def test_each_objective_fits_logs_and_answers(base: Run, reward: Run, kind: str)
         {"explained_variance"} if kind == "ppo" else set()
     )
     assert wanted <= line.keys() and ("groups_alike" in line) == (SMALL["data.answers"] > 1)
+    # what is counted as learned from has its name: PPO weighs each token alike
+    assert run.data.unit == ("tokens of answers" if kind == "ppo" else "answers")
     last = run.metrics.lines[-2]
     assert {"valid.reward", "valid.judge", "valid.divergence", "valid.length"} <= last.keys()
     assert last["valid.divergence"] != 0 and "".join(run.chat("Say red.", seed=0))
@@ -136,6 +138,7 @@ def test_dpo_kto_and_ipo_prefer_the_chosen(base: Run, tmp_path: Path) -> None:
         opened = fourfold.open(tmp_path / kind)
         assert opened.system.objective.reference == str(base.folder)  # type: ignore[attr-defined]
         assert opened.system.data.others == (kind == "kto")  # type: ignore[attr-defined]
+        assert run.data.unit == ("answers" if kind == "kto" else "pairs")
         again = opened.evaluate(preferring.pairs(40, 2))
         assert again.values == pytest.approx(score.values)
 
