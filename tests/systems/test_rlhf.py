@@ -55,8 +55,9 @@ def test_each_objective_fits_logs_and_answers(base: Run, reward: Run, kind: str)
         {"explained_variance"} if kind == "ppo" else set()
     )
     assert wanted <= line.keys() and ("groups_alike" in line) == (SMALL["data.answers"] > 1)
-    # what is counted as learned from has its name: PPO weighs each token alike
-    assert run.data.unit == ("tokens of answers" if kind == "ppo" else "answers")
+    # what is counted as learned from has its name: some weigh each token alike, some each answer
+    tokens = kind in ("ppo", "difference")
+    assert run.data.unit == ("tokens of answers" if tokens else "answers")
     last = run.metrics.lines[-2]
     assert {"valid.reward", "valid.judge", "valid.divergence", "valid.length"} <= last.keys()
     assert last["valid.divergence"] != 0 and "".join(run.chat("Say red.", seed=0))
