@@ -19,7 +19,7 @@ from fourfold.core.errors import Interrupted, UserError
 from fourfold.core.parts import Data
 from fourfold.core.run import Run
 from fourfold.core.system import system
-from fourfold.data.text import Text
+from fourfold.data.text import Text, TextData
 from fourfold.objectives.distillation import Distil
 from fourfold.objectives.likelihood import NextToken
 from fourfold.optimizers.gradient import Gradient
@@ -278,3 +278,20 @@ def test_two_at_once_do_not_mix(teacher: Run, cache: Path) -> None:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another fit is writing these texts"):
             fourfold.fit(small(), SOURCE, out=False, **given)
+
+
+def test_texts_of_a_teacher_hold_no_special_token(tmp_path: Path) -> None:
+    """An imported teacher's documents begin with a token of their own, which is no text of theirs."""
+    from tests.hf_models import saved
+
+    saved(tmp_path / "hf", "llama", begin=True)
+    teacher = fourfold.import_(tmp_path / "hf", out=False)
+    data = teacher.data.reopen({"text": [f"the cat sat. {n}" for n in range(80)]})
+    assert isinstance(data, TextData)
+    begin = data.vocabulary.begin
+    assert begin is not None and (data.tokens("train") == begin).sum() > 40
+    prompts = distilling._prompts(data, 40, seed=0)
+    assert any("cat" in prompt for prompt in prompts)
+    texts = list(distilling._texts(teacher, prompts, 16, 0, 0))
+    for special in ("<|begin|>", "<|turn|>", "<|stop|>"):
+        assert not any(special in text for text in [*prompts, *texts])

@@ -33,7 +33,7 @@ from fourfold.tasks.language import LanguageModel, text_data, vocabulary_of
 
 NextTokenOrTeacher = Annotated[NextToken | Distil, Field(discriminator="kind")]
 """The choices for a system's `objective`."""
-FORMAT = 1
+FORMAT = 2
 ROWS = 32
 """Texts written at once; what is in the cache is whole batches."""
 BEGUN = 4
@@ -149,7 +149,10 @@ def _prompts(data: TextData, count: int, seed: int) -> list[str]:
     for start in starts.tolist():
         piece = np.asarray(tokens[start : start + length], np.int64)
         ends = np.flatnonzero(piece == data.vocabulary.end)
-        found.append(data.vocabulary.decode(piece[ends[-1] + 1 :] if len(ends) else piece))
+        piece = piece[ends[-1] + 1 :] if len(ends) else piece
+        # the token that begins a document is no text: spelled out it would be read as letters
+        begin = -1 if data.vocabulary.begin is None else data.vocabulary.begin
+        found.append(data.vocabulary.decode(piece[piece != begin]))
     return found
 
 
@@ -162,6 +165,8 @@ def _texts(teacher: Run, prompts: list[str], length: int, seed: int, first: int)
         for row in range(len(prompts))
     ]
     said: list[list[int]] = [list(start) for start in starts]
+    # a special token that ends nothing would be spelled in the text that is kept
+    never = {*vocabulary.never, *vocabulary.specials()} - {*vocabulary.ends}
     system = teacher.system
     assert isinstance(system, LanguageModel)  # noqa: S101
     with torch.no_grad():
@@ -170,7 +175,7 @@ def _texts(teacher: Run, prompts: list[str], length: int, seed: int, first: int)
             tokens=length,
             sampling=Sampling(temperature=1.0),
             generators=generators,
-            never=vocabulary.never,
+            never=sorted(never),
         )
         answer: bool | None = None
         while True:
