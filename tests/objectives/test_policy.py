@@ -161,6 +161,23 @@ def test_losses_equal_trl(kind: str) -> None:
     torch.testing.assert_close(mine, true, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("per", ["token", "answer"])
+def test_losses_and_weights_of_a_loop(per: Any) -> None:
+    """Each token counts alike, or each answer: sums and what they are divided by, number by number."""
+    batch, now, mask = drawn(4)
+    (move,) = GRPO(beta=0.2, per=per).losses(Told(now), batch)
+    total = 0.0
+    for row, length in enumerate(LENGTHS):
+        for t in range(length):
+            ratio = math.exp(float(now[row, t] - batch["before"][row, t]))
+            gain = float(batch["advantages"][row, t])
+            loss = -min(ratio * gain, min(max(ratio, 0.8), 1.2) * gain)
+            loss += 0.2 * 0.5 * float(batch["reference"][row, t] - now[row, t]) ** 2
+            total += loss / (length if per == "answer" else 1)
+    assert move.loss.item() == pytest.approx(total, rel=1e-5)
+    assert float(move.weight) == (len(LENGTHS) if per == "answer" else int(mask.sum()))
+
+
 # --- the papers' formulas -----------------------------------------------------------------------------
 
 
