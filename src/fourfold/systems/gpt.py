@@ -5,6 +5,7 @@
     fourfold fit gpt books/*.txt --teacher runs/books --size tiny
     fourfold generate runs/books "It was the best of" --tokens 100 --seed 1
     fourfold export runs/books --to hf --out books-hf
+    fourfold export runs/books --to gguf --quantize q8_0 --out books.gguf
     fourfold import path/to/hf-model --out runs/base
     fourfold fit gpt books/*.txt --from runs/base
 
@@ -32,7 +33,7 @@ class GPT(Distilling, TransformerLanguage):
     """Learn a language from its texts, token after token: a decoder-only Transformer."""
 
     imports: ClassVar[str] = (
-        "Hugging Face folders of Llama, SmolLM, Mistral, Qwen2, Qwen3 and GPT-2 models, in safetensors; PEFT's LoRA adapters"
+        "Hugging Face folders of Llama, SmolLM, Mistral, Qwen2, Qwen3 and GPT-2 models, in safetensors; PEFT's LoRA adapters; GGUF files"
     )
     sizes: ClassVar[dict[str, dict[str, Any]]] = {
         "mini": {"layers": 2, "width": 64, "data.window": 64},

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 from torch import nn
@@ -27,6 +27,7 @@ from torch import nn
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Data
 from fourfold.core.run import Run
+from fourfold.core.signatures import extends
 from fourfold.core.system import system
 from fourfold.core.types import Table
 from fourfold.data.experience import Experience, ExperienceData
@@ -142,18 +143,14 @@ class RLHF(Preferring):
             yield Table("Warnings", ("what",), tuple((sentence,) for sentence in found))
         yield from super().tables(run)
 
-    def export(self, run: Run, *, to: Literal["hf", "peft"] = "hf", out: Path | None = None) -> Path:  # fmt: skip
-        """Write the policy in another library's format, without the value; see the same verb of gpt.
-
-        Args:
-            to: hf is a Hugging Face folder, adapters merged into its weights; peft is the adapters alone.
-            out: the folder; None takes the run's name with -hf or -peft.
-        """
+    @extends(Preferring.export)
+    def export(self, run: Run, **given: Any) -> Path:
+        """Write the policy in another library's format, without the value; see the same verb of gpt."""
         model = run.model
         value = model._modules.pop("value", None)
         assert isinstance(model, Transformer)  # noqa: S101
         try:
-            return super().export(run, to=to, out=out)
+            return super().export(run, **given)
         finally:
             if value is not None:
                 model.value = value

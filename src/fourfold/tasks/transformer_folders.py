@@ -66,17 +66,32 @@ def fields_of(told: Mapping[str, Any], path: Path) -> dict[str, Any]:
 def read_folder(folder: Path) -> tuple[dict[str, Any], TextData, Transformer, Sequence[str]]:
     """A folder's model: the fields of its system, its vocabulary as data, the model itself, and notes.
 
-    The optimizer's options are those of training a model further that has learned: at the house's rates for models
-    that know nothing, it would forget.
-
     Raises:
         UserError: see `models.families.load_model` and `data.hf_tokenizer`.
     """
     path = folder / "config.json"
     told = arguments(read_config(folder), path)
     vocabulary, notes = Subwords.imported(folder, told["vocabulary"])
-    fields = fields_of(told, path)
     model, family = load_model(folder)
+    options, prepared, said = further(told, family.name, vocabulary, model, path)
+    return options, prepared, model, [f"{family.architecture}, {said}", *notes]
+
+
+def further(
+    told: Mapping[str, Any], family: str, vocabulary: Subwords, model: Transformer, path: Path
+) -> tuple[dict[str, Any], TextData, str]:
+    """The fields of an imported model's system, its vocabulary as data, and a sentence on both.
+
+    The optimizer's options are those of training a model further that has learned: at the house's rates for models
+    that know nothing, it would forget.
+
+    Args:
+        told: what the model was made with.
+        family: of Hugging Face models, that it is of.
+        vocabulary: its tokenizer.
+        model: itself.
+        path: the file or folder that it was read from.
+    """
     window = min(told["window"], WINDOW)
     data = Text(unit="bpe", window=window, batch=BATCH)
     optimizer = Gradient(
@@ -85,9 +100,10 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], TextData, Transformer, Se
     )  # fmt: skip
     count = sum(p.numel() for p in model.parameters())
     said = (
-        f"{family.architecture}, {count:,} weights, {len(vocabulary):,} tokens, reads {told['window']:,} at once; "
+        f"{count:,} weights, {len(vocabulary):,} tokens, reads {told['window']:,} at once; "
         f"--from trains it further on windows of {window}, with adamw at {optimizer.lr:g}, unless options say otherwise."
     )
-    options = {**fields, "family": family.name, "data": data, "optimizer": optimizer}
-    prepared = TextData.of_vocabulary(data, vocabulary, str(folder))
-    return options, prepared, model, [said, *notes]
+    fields = fields_of(told, path)
+    options = {**fields, "family": family, "data": data, "optimizer": optimizer}
+    origin = str(path.parent if path.name == "config.json" else path)
+    return options, TextData.of_vocabulary(data, vocabulary, origin), said

@@ -24,12 +24,14 @@ from fourfold.models.adapter_folder import StoredAdapter, is_adapter, save_adapt
 from fourfold.models.adapters import merged
 from fourfold.models.families import load_model, save_model, suited_family
 from fourfold.models.family_weights import llama_name
+from fourfold.models.gguf_file import is_gguf
 from fourfold.models.transformer import Transformer
 from fourfold.tasks.adapting import adapter_fields, base_of
 from fourfold.tasks.decoder_only import DecoderOnly
 from fourfold.tasks.language import LanguageModel, continued, vocabulary_of
 from fourfold.tasks.reader import Reader
 from fourfold.tasks.transformer_folders import looks_like_language_model, read_folder
+from fourfold.tasks.transformer_gguf import Quantize, export_gguf, export_ollama, read_gguf
 from fourfold.tasks.transformer_reader import TransformerReader, loss_by_position
 
 TOLERANCE = 1e-4
@@ -47,23 +49,25 @@ class TransformerLanguage(DecoderOnly, LanguageModel):
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        """Whether a folder is a Hugging Face model of the next token, supported or not, or PEFT's adapters of one."""
-        return is_adapter(path) or looks_like_language_model(path)
+        """Whether it is a GGUF file, or a folder with a Hugging Face model of the next token or PEFT's adapters of one."""
+        named = path.suffix == ".gguf" and path.is_file()
+        return named or is_gguf(path) or is_adapter(path) or looks_like_language_model(path)
 
     @classmethod
     def imported(
         cls, path: Path, base: Path | None = None
     ) -> tuple[TransformerLanguage, Data, nn.Module, Sequence[str]]:
-        """A Hugging Face folder's model, tokenizer, special tokens and chat template; or adapters on such a model.
+        """A Hugging Face folder's or GGUF file's model, tokenizer, special tokens and chat template; or adapters on one.
 
         Args:
-            path: the folder.
+            path: the folder or file.
             base: with adapters, the folder or the run of the model that they stand beside; None takes what they name.
         """
         if not is_adapter(path):
             if base is not None:
                 raise UserError(f"--base {base}: goes with adapters; {path} is a whole model")
-            options, prepared, whole, said = read_folder(path)
+            read = read_gguf if path.is_file() else read_folder
+            options, prepared, whole, said = read(path)
             return cls(**options), prepared, whole, said
         stored = StoredAdapter(path)
         place = stored.base(base)
@@ -129,20 +133,40 @@ class TransformerLanguage(DecoderOnly, LanguageModel):
         return TransformerReader(model, vocabulary_of(run.data), window=window, apart=_apart(run))
 
     def export(
-        self, run: Run, *, to: Literal["hf", "peft"] = "hf", out: Path | None = None
+        self,
+        run: Run,
+        *,
+        to: Literal["hf", "peft", "gguf", "ollama"] = "hf",
+        quantize: Quantize | None = None,
+        out: Path | None = None,
     ) -> Path:
         """Write the model in another library's format; what was written is read back and compared.
 
         Args:
             to: hf is a Hugging Face folder of the run's family (Llama by default), adapters merged into its weights; peft
                 is the adapters alone as PEFT stores them, with the model below them in base/ unless it was imported
-                from a folder that is still there.
-            out: the folder; None takes the run's name with -hf or -peft.
+                from a folder that is still there; gguf is the file that llama.cpp runs; ollama is a folder with that
+                file and a Modelfile.
+            quantize: of gguf and ollama, the type of the matrices: f16 unless said otherwise; q8_0 and q4_0 are a half and
+                a quarter of its size, at a cost in quality that is measured and said.
+            out: the file or folder; None takes the run's name with -hf, -peft, .gguf or -ollama.
         """
         model = transformer(run)
         if out is None and run.folder is None:
             raise UserError("out: expected a folder to write to; this run is in memory only")
-        folder = Path(out) if out is not None else run.folder.with_name(f"{run.folder.name}-{to}")  # type: ignore[union-attr]
+        end = ".gguf" if to == "gguf" else f"-{to}"
+        place = Path(out) if out is not None else run.folder.with_name(run.folder.name + end)  # type: ignore[union-attr]
+        if to in ("gguf", "ollama"):
+            write = export_gguf if to == "gguf" else export_ollama
+            write(run, merged(model), place, quantize or "f16", self.family)
+            return place
+        if quantize is not None:
+            raise UserError(f"--quantize {quantize}: goes with --to gguf or ollama, not {to}")
+        return self._export_folder(run, to, place)
+
+    def _export_folder(self, run: Run, to: str, folder: Path) -> Path:
+        """Hugging Face's and PEFT's folders, read back and compared."""
+        model = transformer(run)
         if to == "peft":
             again = self._write_adapter(run, model, folder)
         else:
