@@ -4,9 +4,9 @@
     fourfold translate runs/mt "A man rides a bicycle." --beam 5
     fourfold evaluate runs/mt test.en test.de
 
-Result: 28.3 BLEU (sacreBLEU 13a, greedy) on Multi30k en-de's validation split after 3 epochs, 738 steps, some 10 minutes
-of one core, and still rising: docs/experiments.md. Letters put in order without an error in 300 of
-300 sequences that are longer (13 to 16) than any learned from (1 to 12): tests/systems/test_transformer_translator.py.
+Result: 34.6 BLEU and 58.1 chrF (sacreBLEU 13a) on Multi30k en-de's test set of 2016 after 12 epochs, 39 minutes of one core,
+validation loss still falling: benchmarks/results/translate.json. Letters put in order without an error in 300 of 300 sequences
+that are longer (13 to 16) than any learned from (1 to 12): tests/systems/test_transformer_translator.py.
 """
 
 from __future__ import annotations
