@@ -105,19 +105,26 @@ def test_numbers_come_with_their_command(
     result = {
         "fourfold": [1.6, 1.5, 1.7],
         "peer, tuned": {"lr 1": 1.9, "lr 2": 1.8},
-        "batch": {"fourfold": 32},
+        "measured": [{"rate": 1.0}, {"rate": 3.0}, {"rate": 2.5}],
         "times float32": 3.125,
-        "median": 1.6,
     }
     section = {"result": result, "command": "python -m benchmarks.gpt_train", "machine": machine}
-    (tmp_path / "gpt_train.json").write_text(json.dumps({"loss after 1 min": section}))
+    (tmp_path / "gpt_train.json").write_text(json.dumps({"loss": section}))
+    headline = (
+        "gpt_train",
+        "loss",
+        "its loss",
+        ("fourfold", "peer, tuned: lr 2", "times float32", "gone"),
+    )
+    monkeypatch.setattr(generate, "HEADLINES", (headline, ("other", "loss", "none", ("x",))))
     row = generate.numbers().splitlines()[-1]
     assert row == (
-        "| loss after 1 min | fourfold 1.6 (median of 3); peer, tuned 1.8 (lr 2); times float32 3.125 "
+        "| its loss | fourfold 1.6 (median of 3); lr 2 1.8; times float32 3.125 "
         "| `python -m benchmarks.gpt_train` | P\\|1, 2 threads |"
     )
-    page = "\n".join(generate._measured("gpt"))
-    assert "| batch: fourfold | 32 |" in page and "commit abc1234" in page
+    for page in ("\n".join(generate._measured("gpt")), generate.numbers_page()):
+        assert "| peer, tuned: lr 1 | 1.9 |" in page and "commit abc1234" in page
+        assert "| measured: rate | 2.5 (median of 3) |" in page
     assert not list(generate._measured("gan"))
 
 
@@ -192,7 +199,7 @@ def check_verb(verb: str, words: list[str]) -> None:
     refused = []
     for word in words[1:]:
         if PATH_LIKE.fullmatch(word) and not Path(word).exists():
-            Path(word).write_text("the reader of the page has such a file")
+            Path(word.removeprefix("@")).write_text("the reader of the page has such a file")
     for name in all_verbs()[verb]:
         method = verbs(load_system(name))[verb]
         try:
