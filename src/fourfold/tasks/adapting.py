@@ -87,9 +87,11 @@ class Adaptable(System):
             UserError: there is no run to begin from, or an option would be without effect.
         """
         if self.adapter == "none":
-            usual = Adaptable.model_fields
+            # what the run before was tuned with comes along: nobody asked for it here
+            other = Run.open(run.about["from"]).system if "from" in run.about else None
             for name in ("rank", "alpha", "adapt", "adapter_dropout"):
-                if (given := getattr(self, name)) != usual[name].default:
+                usual = Adaptable.model_fields[name].default, getattr(other, name, None)
+                if (given := getattr(self, name)) not in usual:
                     raise UserError(
                         f"--{name.replace('_', '-')} {given}: without adapters it is without effect, all weights learn; "
                         "--adapter lora learns adapters"
