@@ -68,8 +68,13 @@ def test_tables_of_several_calls_are_predicted_as_one(runs: Path) -> None:
                 a.value["size"].to_list() == b.value["size"].to_list()
             )  # its own row, nobody else's
             assert b.value["prediction"][0] == pytest.approx(a.value["prediction"][0], rel=1e-12)
-        text = calls.measures.text().decode()
-        assert 'fourfold_batch_calls_sum{system="linear",verb="predict"} 40.0' in text
+        counted = 'fourfold_batch_calls_sum{system="linear",verb="predict"} 40.0'
+        for _ in range(500):  # a batch is counted once its answers are out
+            text = calls.measures.text().decode()
+            if counted in text:
+                break
+            await asyncio.sleep(0.01)
+        assert counted in text
         count = next(
             line
             for line in text.splitlines()
