@@ -26,7 +26,7 @@ demo: setup
 	@echo "Type next:  $(BIN)/fourfold generate last \"The \" --tokens 200"
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow"
