@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,8 @@ from fourfold.core.parts import Split
 from fourfold.data.chat import TEMPLATES, Chat, Rendered, builtin_or_file
 from fourfold.data.chat_tokens import Encoded, special_tokens
 from fourfold.data.corpus import SPLITS
-from fourfold.data.records import Record, in_memory, records
+from fourfold.data.records import Record, sourced
 from fourfold.data.text import Text, TextData, learn_vocabulary
-from fourfold.data.text_sources import find_origins
 from fourfold.data.tokens import Measures
 from fourfold.data.turns import Conversation, conversation
 from fourfold.data.vocabulary import END, Vocabulary
@@ -266,16 +264,7 @@ class Opened:
             raise UserError(
                 "no conversations given: fourfold fit sft FILE (.jsonl, .json, .csv, .parquet) or a catalog name"
             )
-        many = sources if isinstance(sources, (list, tuple)) else [sources]
-        if not many or not all(isinstance(s, (str, os.PathLike)) for s in many):
-            self._names.append("the given data")
-            yield from in_memory(sources)
-            return
-        origins, notes = find_origins(sources, "messages", strict=True)
-        self._notes += notes
-        for origin in origins:
-            self._names.append(origin.name)
-            yield from records(origin)
+        return sourced(sources, "messages", self._names, self._notes)
 
 
 def _ended(each: Encoded) -> Encoded:

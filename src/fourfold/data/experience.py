@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
@@ -23,10 +22,9 @@ from fourfold.core.parts import Batch, Data, DataOptions, Split
 from fourfold.data.chat_tokens import Encoded, encode_chats, special_tokens
 from fourfold.data.corpus import SPLITS
 from fourfold.data.preference_rows import prompt_of
-from fourfold.data.preferences import held_out_counts, packed
-from fourfold.data.records import in_memory, records
+from fourfold.data.preferences import packed, split_by_prompt
+from fourfold.data.records import sourced
 from fourfold.data.templated import Frame, Templated, begun, store, stored, taken_over
-from fourfold.data.text_sources import find_origins
 from fourfold.data.turns import Conversation, Turn
 
 EVERY = "0123456789 abcdefghijklmnopqrstuvwxyz"
@@ -339,10 +337,10 @@ def _opened(
     if whole:
         parts = {"train": [], "valid": [], "test": rows}
     elif held is not None:
-        parts = _split(rows, (train + wanted, 0.0, test), seed)
+        parts = split_by_prompt(rows, _asked, (train + wanted, 0.0, test), seed)
         parts["valid"] = held
     else:
-        parts = _split(rows, options.split, seed)
+        parts = split_by_prompt(rows, _asked, options.split, seed)
     if frame is None:
         # an answer of every digit and letter: what is to be said must be in the vocabulary
         turns = [(*asked, Turn("assistant", EVERY)) for _, asked, _ in parts["train"]]
@@ -371,18 +369,9 @@ Row = tuple[str, Conversation, Mapping[str, Any]]
 def _read(options: Experience, sources: Any, names: list[str], notes: list[str], digest: Any) -> list[Row]:  # fmt: skip
     if sources is None:
         raise UserError("no prompts given: expected a file (.jsonl, .json, .csv, .parquet) or a catalog name")  # fmt: skip
-    many = sources if isinstance(sources, (list, tuple)) else [sources]
-    if not many or not all(isinstance(s, (str, os.PathLike)) for s in many):
-        names.append("the given data")
-        stream = in_memory(sources)
-    else:
-        origins, more = find_origins(sources, "prompt", strict=True)
-        notes += more
-        names += [origin.name for origin in origins]
-        stream = (record for origin in origins for record in records(origin))
     found: list[Row] = []
     faulty: list[str] = []
-    for where, row in stream:
+    for where, row in sourced(sources, "prompt", names, notes):
         try:
             turns = prompt_of(row, where)
         except UserError as error:
@@ -400,17 +389,8 @@ def _read(options: Experience, sources: Any, names: list[str], notes: list[str],
     return found
 
 
-def _split(rows: list[Row], shares: tuple[float, float, float], seed: int) -> dict[Split, list[Row]]:  # fmt: skip
-    different = list(dict.fromkeys(turns for _, turns, _ in rows))
-    order = np.random.default_rng([seed, 0x9A1B]).permutation(len(different)).tolist()
-    held, test = held_out_counts(len(different), shares)
-    kinds: dict[Conversation, Split] = {}
-    for place, number in enumerate(order):
-        kinds[different[number]] = "test" if place < test else "valid" if place < test + held else "train"  # fmt: skip
-    found: dict[Split, list[Row]] = {split: [] for split in SPLITS}
-    for row in rows:
-        found[kinds[row[1]]].append(row)
-    return found
+def _asked(row: Row) -> Conversation:
+    return row[1]
 
 
 def _fitting(options: Experience, frame: Frame, rows: list[Row], split: Split, notes: list[str]) -> list[Prompt]:  # fmt: skip

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -21,12 +20,12 @@ from fourfold.data.corpus import SPLITS
 from fourfold.data.loading import Indexed
 from fourfold.data.packing import pack
 from fourfold.data.preference_rows import Pair, pair
-from fourfold.data.records import Record, in_memory, records
+from fourfold.data.records import Record, sourced
 from fourfold.data.templated import Frame, Templated, begun, store, stored, taken_over
 from fourfold.data.text import IGNORE
-from fourfold.data.text_sources import find_origins
 from fourfold.data.turns import Conversation, Turn
 
+Row = TypeVar("Row")
 FEW = 5
 """Prompts from which one at least is held out."""
 ROUND = 64
@@ -211,6 +210,22 @@ def packed(sequences: Sequence[Encoded], most: int, end: int) -> dict[str, torch
     return {name: torch.from_numpy(array) for name, array in found.items()}
 
 
+def split_by_prompt(rows: Sequence[Row], prompt: Callable[[Row], Conversation], shares: tuple[float, float, float], seed: int) -> dict[Split, list[Row]]:  # fmt: skip
+    """Rows in their order; those of one prompt go to one split."""
+    prompts = list(dict.fromkeys(prompt(row) for row in rows))
+    order = np.random.default_rng([seed, 0x9A1B]).permutation(len(prompts))
+    held, test = held_out_counts(len(prompts), shares)
+    kinds: dict[Conversation, Split] = {}
+    for place, number in enumerate(order.tolist()):
+        kinds[prompts[number]] = (
+            "test" if place < test else "valid" if place < test + held else "train"
+        )
+    found: dict[Split, list[Row]] = {split: [] for split in SPLITS}
+    for row in rows:
+        found[kinds[prompt(row)]].append(row)
+    return found
+
+
 # --- private ------------------------------------------------------------------------------------------
 
 
@@ -270,10 +285,10 @@ def _opened(
     if whole:
         parts = {"train": [], "valid": [], "test": rows}
     elif held is not None:
-        parts = _split(rows, (train + wanted, 0.0, test), seed)
+        parts = split_by_prompt(rows, _asked, (train + wanted, 0.0, test), seed)
         parts["valid"] = held
     else:
-        parts = _split(rows, options.split, seed)
+        parts = split_by_prompt(rows, _asked, options.split, seed)
     if frame is None:
         turns = [t for _, each in parts["train"] for t in _both(each)]
         frame = begun(options.template, options.window, options.unit, options.vocabulary, turns)
@@ -288,20 +303,8 @@ def _opened(
     return PreferenceData(options, frame, seed, fingerprint, about, kept, encoded)
 
 
-def _split(rows: list[tuple[str, Pair]], shares: tuple[float, float, float], seed: int) -> dict[Split, list[tuple[str, Pair]]]:  # fmt: skip
-    """Pairs of one prompt go to one split."""
-    prompts = list(dict.fromkeys(each.prompt for _, each in rows))
-    order = np.random.default_rng([seed, 0x9A1B]).permutation(len(prompts))
-    held, test = held_out_counts(len(prompts), shares)
-    kinds: dict[Conversation, Split] = {}
-    for place, number in enumerate(order.tolist()):
-        kinds[prompts[number]] = (
-            "test" if place < test else "valid" if place < test + held else "train"
-        )
-    found: dict[Split, list[tuple[str, Pair]]] = {split: [] for split in SPLITS}
-    for where, each in rows:
-        found[kinds[each.prompt]].append((where, each))
-    return found
+def _asked(row: tuple[str, Pair]) -> Conversation:
+    return row[1].prompt
 
 
 def _both(each: Pair) -> tuple[Conversation, Conversation]:
@@ -357,16 +360,7 @@ class _Reader:
     def _records(self, sources: Any) -> Iterator[Record]:
         if sources is None:
             raise UserError("no pairs given: expected a file (.jsonl, .json, .csv, .parquet) or a catalog name")  # fmt: skip
-        many = sources if isinstance(sources, (list, tuple)) else [sources]
-        if not many or not all(isinstance(s, (str, os.PathLike)) for s in many):
-            self.names.append("the given data")
-            yield from in_memory(sources)
-            return
-        origins, notes = find_origins(sources, "chosen", strict=True)
-        self.notes += notes
-        for origin in origins:
-            self.names.append(origin.name)
-            yield from records(origin)
+        return sourced(sources, "chosen", self.names, self.notes)
 
     def fitting(self, frame: Frame, rows: list[tuple[str, Pair]], split: Split) -> tuple[list[Compared], list[Pair]]:  # fmt: skip
         """The pairs that fit the window, in tokens and in words."""

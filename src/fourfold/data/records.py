@@ -5,15 +5,41 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from fourfold.core.errors import UserError
 from fourfold.data.readers import PACKED, ROWS, Origin, decoded, kind_of
+from fourfold.data.text_sources import find_origins
 
 Record = tuple[str, Any]
 """Where a row stands, as "chats.jsonl, line 3", and the row."""
+
+
+def sourced(sources: Any, field: str, names: list[str], notes: list[str]) -> Iterator[Record]:
+    """The rows of files, catalog names or what is given in memory, each with its place.
+
+    Args:
+        sources: as for `find_origins`, or rows.
+        field: what a text column is called, as for `find_origins`.
+        names: the sources' names are appended.
+        notes: what there is to say about them is appended.
+
+    Raises:
+        UserError: a source cannot be found or read.
+    """
+    many = sources if isinstance(sources, (list, tuple)) else [sources]
+    if not many or not all(isinstance(s, (str, os.PathLike)) for s in many):
+        names.append("the given data")
+        yield from in_memory(sources)
+        return
+    origins, more = find_origins(sources, field, strict=True)
+    notes += more
+    for origin in origins:
+        names.append(origin.name)
+        yield from records(origin)
 
 
 def records(origin: Origin) -> Iterator[Record]:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fourfold.core.errors import UserError
 from fourfold.models.attention_forms import (
     attention_explicit,
     attention_flash,
@@ -253,3 +254,17 @@ def _masked(
             return attention_products(q, k, v, mask, scale)
         # rows without keys are no numbers in the plain products
     return attention_flash(q, k, v, mask, scale, causal=False)
+
+
+def dividing(width: int, heads: int) -> int:
+    """The heads, where they divide the width.
+
+    Raises:
+        UserError: they do not; the nearest number that does is named.
+    """
+    if width % heads:
+        near = min((h for h in range(1, width + 1) if width % h == 0), key=lambda h: abs(h - heads))
+        raise UserError(
+            f"width {width}, heads {heads}: expected heads that divide the width; heads {near} would do"
+        )
+    return heads

@@ -30,6 +30,7 @@ from fourfold.core.run import Run
 from fourfold.core.system import system
 from fourfold.data.masking import SHORTEST, MaskedData, MaskedText
 from fourfold.data.masking_hf import read_vocabulary, save_tokenizer
+from fourfold.models.attention import dividing
 from fourfold.models.bert import Bert as Encoder
 from fourfold.models.bert_folder import is_bert, load_bert, save_bert
 from fourfold.objectives.masked import MaskedTokens
@@ -104,13 +105,7 @@ class Bert(MaskedLanguage):
             UserError: width and heads do not divide, or there are more tokens or positions than the model has.
         """
         found = masked_data(data)
-        heads = self._heads()
-        if self.width % heads:
-            fitting = [h for h in range(1, self.width + 1) if self.width % h == 0]
-            near = min(fitting, key=lambda h: abs(h - heads))
-            raise UserError(
-                f"width {self.width}, heads {heads}: expected heads that divide the width; heads {near} would do"
-            )
+        heads = dividing(self.width, self._heads())
         positions, entries = self.positions or found.window, self.entries or found.entries
         if found.window > positions:
             raise UserError(

@@ -27,6 +27,7 @@ from fourfold.core.system import batchable, system
 from fourfold.core.types import Document, Picture, Score, Source, Table
 from fourfold.data.pair_lengths import Long
 from fourfold.data.pairs import PairData, Pairs, pair_data
+from fourfold.models.attention import dividing
 from fourfold.models.decoding import Output, by_length
 from fourfold.models.filling import Wanted, fill
 from fourfold.models.non_autoregressive import REACH, Input, Length, NonAutoregressive
@@ -129,13 +130,7 @@ class AllWordsAtOnce(Translator):
             UserError: width and heads do not divide, or masks with CTC.
         """
         pairs = pair_data(data)
-        heads = self.heads or max(1, self.width // 64)
-        if self.width % heads:
-            fitting = [h for h in range(1, self.width + 1) if self.width % h == 0]
-            near = min(fitting, key=lambda h: abs(h - heads))
-            raise UserError(
-                f"width {self.width}, heads {heads}: expected heads that divide the width; heads {near} would do"
-            )
+        heads = dividing(self.width, self.heads or max(1, self.width // 64))
         if self.length == "ctc" and self.objective.reveal == "masks":
             raise UserError(
                 "--reveal masks: with --length ctc slots are no tokens; expected --reveal glancing or none, or --length "

@@ -21,6 +21,7 @@ from fourfold.core.parts import Data
 from fourfold.core.run import Run
 from fourfold.core.system import system
 from fourfold.data.pairs import Pairs, pair_data
+from fourfold.models.attention import dividing
 from fourfold.models.decoding import Output
 from fourfold.models.encoder_decoder import EncoderDecoder
 from fourfold.models.incremental import Attending, Incremental
@@ -89,13 +90,7 @@ class TransformerTranslator(Translator):
             UserError: width and heads do not divide.
         """
         pairs = pair_data(data)
-        heads = self.heads or max(1, self.width // 64)
-        if self.width % heads:
-            fitting = [h for h in range(1, self.width + 1) if self.width % h == 0]
-            near = min(fitting, key=lambda h: abs(h - heads))
-            raise UserError(
-                f"width {self.width}, heads {heads}: expected heads that divide the width; heads {near} would do"
-            )
+        heads = dividing(self.width, self.heads or max(1, self.width // 64))
         try:
             return EncoderDecoder(
                 pairs.source_size,
