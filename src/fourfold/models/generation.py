@@ -6,7 +6,7 @@ W width, H heads, K key-value heads, D features of a head, P positions, V vocabu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -95,7 +95,7 @@ class _Product:
         return wide.to(x.dtype)
 
 
-def _folded(norm: Any, linears: Sequence[Any], dtype: torch.dtype, rows: int) -> _Product:
+def folded(norm: Any, linears: Sequence[Any], dtype: torch.dtype, rows: int) -> _Product:
     """Linear layers of one input as one product, with the weight and bias of the norm before them in it."""
     weight = torch.cat([linear.weight for linear in linears])
     biased = linears[0].bias is not None
@@ -108,18 +108,18 @@ def _folded(norm: Any, linears: Sequence[Any], dtype: torch.dtype, rows: int) ->
     return _Product(weight, bias, dtype, rows)
 
 
-class _Layer:
+class StepLayer:
     """A block's weights as one step wants them: joined by input, the norms' weights multiplied in."""
 
     def __init__(self, block: Any, dtype: torch.dtype, other: torch.dtype, rows: int) -> None:
         attention, feedforward = block.attention, block.feedforward
         into = [attention.query, attention.key, attention.value]
-        self.into_heads = _folded(block.attention_norm, into, dtype, rows)
-        self.out = _folded(None, [attention.out], dtype, rows)
+        self.into_heads = folded(block.attention_norm, into, dtype, rows)
+        self.out = folded(None, [attention.out], dtype, rows)
         self.gated, self.function = hasattr(feedforward, "gate"), feedforward.function
         up = [feedforward.gate, feedforward.up] if self.gated else [feedforward.up]
-        self.up = _folded(block.feedforward_norm, up, dtype, rows)
-        self.down = _folded(None, [feedforward.down], dtype, rows)
+        self.up = folded(block.feedforward_norm, up, dtype, rows)
+        self.down = folded(None, [feedforward.down], dtype, rows)
         self.sliding: int | None = attention.sliding
         self.norms: Tensor | None = None  # (H + K, D)
         if attention.query_norm is not None:
@@ -163,8 +163,8 @@ class Decoder:
         self.dtype = dtype or _faster_dtype(model)
         self.device = place.device
         self.other = self.dtype if place.device.type == "cuda" else torch.float32
-        self.layers = [_Layer(block, self.dtype, self.other, rows) for block in model.blocks]
-        self.head = _folded(model.norm, [model.head], self.dtype, rows)
+        self.layers = [StepLayer(block, self.dtype, self.other, rows) for block in model.blocks]
+        self.head = folded(model.norm, [model.head], self.dtype, rows)
         self.head_dim = model.head_dim
         self.turns: tuple[Tensor, Tensor] | None = None
         if (turns := model.positions.turns(self.window)) is not None:
@@ -242,7 +242,7 @@ class Decoder:
             return F.layer_norm(x, x.shape[-1:], None, None, self.model.eps)
         return F.rms_norm(x, x.shape[-1:], None, self.model.eps)
 
-    def _heads(self, layer: _Layer, heads: Tensor, view: _View) -> tuple[Tensor, Tensor, Tensor]:
+    def _heads(self, layer: StepLayer, heads: Tensor, view: _View) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, D), keys and values (B, K, D), normalized and turned to their positions."""
         model = self.model
         heads = heads.view(len(heads), -1, self.head_dim)
@@ -258,7 +258,7 @@ class Decoder:
         return q, k, heads[:, model.heads + model.kv_heads :]
 
     def _mixed(
-        self, layer: _Layer, number: int, q: Tensor, cache: tuple[Tensor, Tensor], view: _View
+        self, layer: StepLayer, number: int, q: Tensor, cache: tuple[Tensor, Tensor], view: _View
     ) -> Tensor:
         """What each head draws from the values so far: B * H * D numbers, in that order."""
         positions, kv_heads = self.model.positions, self.model.kv_heads
@@ -331,6 +331,7 @@ def generate(
     end: int | None = None,
     never: Sequence[int] = (),
     dtype: torch.dtype | None = None,
+    make: Callable[[int, int], Decoder] | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Continue prompts, all rows at once, each as if it were alone.
 
@@ -346,6 +347,7 @@ def generate(
         end: token that ends a row; it is not handed out.
         never: tokens that are not drawn.
         dtype: see `Decoder`.
+        make: another decoder of the model, from rows and window.
 
     Yields:
         (row, token). Sending True back ends that row.
@@ -355,7 +357,8 @@ def generate(
     past = [list(prompt[-window:]) for prompt in prompts]
     going = [True] * rows
     needed = max(map(len, past)) + tokens  # a model for long contexts has few of its places used
-    decoder = Decoder(model, rows, dtype, min(window, needed))
+    room = min(window, needed)
+    decoder = make(rows, room) if make else Decoder(model, rows, dtype, room)
     logits = decoder.read(past)
     for number in range(tokens):
         if never:

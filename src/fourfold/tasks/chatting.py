@@ -242,12 +242,13 @@ def _generated(
     count: int,
     seed: int | None,
     stop: Sequence[str],
+    engine: str,
     precision: str,
 ) -> Iterator[str]:
     """Answers of a task, see `Chatting.generate`."""
-    if stop or precision != "auto":
+    if stop or engine != "auto" or precision != "auto":
         raise UserError(
-            "--stop and --precision go with prompts that are continued; a task's answer ends by itself"
+            "--stop, --engine and --precision go with prompts that are continued; a task's answer ends by itself"
         )
     sampling = Sampling(temperature, top_k, top_p, min_p)
     base = torch.seed() % 2**31 if seed is None else seed

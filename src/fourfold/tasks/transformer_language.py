@@ -28,6 +28,7 @@ from fourfold.models.gguf_file import is_gguf
 from fourfold.models.transformer import Transformer
 from fourfold.tasks.adapting import adapter_fields, base_of
 from fourfold.tasks.decoder_only import DecoderOnly
+from fourfold.tasks.engines import EngineName, Precision, chosen
 from fourfold.tasks.language import LanguageModel, continued, vocabulary_of
 from fourfold.tasks.reader import Reader
 from fourfold.tasks.transformer_folders import looks_like_language_model, read_folder
@@ -107,7 +108,8 @@ class TransformerLanguage(DecoderOnly, LanguageModel):
         run: Run,
         prompt: str | list[str] = "",
         *,
-        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        engine: EngineName = "auto",
+        precision: Precision = "auto",
         **given: Any,
     ) -> Iterator[str]:
         """Continue a prompt. A single continuation comes in pieces, as it is made.
@@ -118,11 +120,20 @@ class TransformerLanguage(DecoderOnly, LanguageModel):
         window goes on from the last half of it.
 
         Args:
-            precision: auto takes float32 where the most likely token must win (temperature 0), otherwise what is faster here.
+            engine: torch, or compiled for models of Llama's form on a CPU; auto takes the faster one for what is asked.
+            precision: auto takes float32 where the most likely token must win (temperature 0), otherwise what is faster
+                here; int8 is the compiled engine's, and what it costs is measured and said.
         """
-        dtype = _dtype(precision, given["temperature"])
+        model = transformer(run)
+        tokens, temperature = given["tokens"], given["temperature"]
+        taken = chosen(run, model, engine, precision, tokens=tokens, temperature=temperature)
         reader = TransformerReader(
-            transformer(run), vocabulary_of(run.data), dtype, apart=_apart(run), say=run.console.say
+            model,
+            vocabulary_of(run.data),
+            taken.dtype,
+            apart=_apart(run),
+            say=run.console.say,
+            make=taken.make,
         )
         yield from continued(run, reader, prompt, **given)
 
@@ -248,12 +259,6 @@ def transformer(run: Run) -> Transformer:
 
 
 # --- private ----------------------------------------------------------------------------------------
-
-
-def _dtype(precision: str, temperature: float) -> torch.dtype | None:
-    if precision == "auto" and temperature > 0:
-        return None  # the faster one here
-    return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
 def _same(folder: Path, plain: Transformer) -> Transformer | None:

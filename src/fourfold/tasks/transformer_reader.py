@@ -38,6 +38,7 @@ class TransformerReader(Reader):
         window: most tokens looked back at; None takes the model's window.
         apart: whether a document sees nothing before its own end token, as it was trained (`Text.document_mask`).
         say: what becomes of sentences for the user.
+        make: the decoder of `read_on` where it is another one, from rows and window.
     """
 
     def __init__(
@@ -49,9 +50,10 @@ class TransformerReader(Reader):
         *,
         apart: bool = False,
         say: Callable[[str], None] = lambda sentence: None,
+        make: Callable[[int, int], Decoder] | None = None,
     ) -> None:
         self.model, self.vocabulary, self.dtype, self.apart = model, vocabulary, dtype, apart
-        self.window, self.say = window or model.window, say
+        self.window, self.say, self.make = window or model.window, say, make
 
     def start(self, rows: int = 1) -> Any:
         """See `Reader.start`."""
@@ -109,6 +111,7 @@ class TransformerReader(Reader):
             generators=generators,
             never=never,
             dtype=self.dtype,
+            make=self.make,
         )
         return _until(stream, self.vocabulary.ends)
 

@@ -1,0 +1,248 @@
+"""One token of a Transformer in one compiled call, for a CPU: Llama's form (Touvron et al. 2023).
+
+Embedding, RMSNorm, rotary positions, grouped attention over the cache, SwiGLU, output: the step of
+`models/generation.py`'s Decoder, which is its plain reference, without the 15 calls a layer that cost more
+there than the arithmetic of a small model. What is left is reading the weights, in float32 or bytes
+(`kernels/panels.py`). Sizes are arguments: it is compiled once for all models.
+
+Shapes: B rows, W width, H heads, K key-value heads, D features of a head, F hidden, P positions, L layers,
+V vocabulary. Norms' weights are multiplied into the matrices that follow them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from fourfold.kernels.lanes import LANES, add, div, exp, load, pointer, splat, store, sub
+from fourfold.kernels.panels import (
+    BLOCK,
+    OPTIONS,
+    PANEL,
+    multiply_bytes,
+    multiply_floats,
+    padded,
+    quantize,
+)
+
+FAST: dict[str, Any] = {"fastmath": True, **OPTIONS}
+HEADS, OUT, UP, DOWN = range(4)
+"""A layer's matrices: (H + 2 K) D x W, W x H D, 2 F x W (gate, then up), W x F."""
+
+
+class Weights(NamedTuple):
+    """A model's matrices, one after the other; those of layer l at [l], the output's at [L, 0].
+
+    Attributes:
+        floats: packed float32; empty where bytes are used.
+        codes: packed uint8; empty where float32 is used.
+        scales: of the bytes' blocks.
+        at: (L + 1, 4) int64, where each matrix begins, in numbers.
+        bias: float32, all matrices' biases, each padded to whole panels.
+        bias_at: (L + 1, 4) int64, where each begins.
+        embedding: (V, W) float32.
+        head_norms: (L, H + K, D) float32, weights of the norms of queries and keys; (0, 0, 0) without them.
+        cos: (P, D / 2) float32.
+        sin: as cos.
+        sliding: (L,) int64, positions each layer sees.
+    """
+
+    floats: np.ndarray
+    codes: np.ndarray
+    scales: np.ndarray
+    at: np.ndarray
+    bias: np.ndarray
+    bias_at: np.ndarray
+    embedding: np.ndarray
+    head_norms: np.ndarray
+    cos: np.ndarray
+    sin: np.ndarray
+    sliding: np.ndarray
+
+
+class Sizes(NamedTuple):
+    """H, K, D, F, V, the factor of scores (D ** -0.5 and what a model multiplies queries by), the norms' epsilon."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    hidden: int
+    vocabulary: int
+    factor: float
+    eps: float
+
+
+@njit(**FAST)
+def _normal(x, out, eps):  # type: ignore[no-untyped-def]
+    """Each row (B, W) over its root mean square."""
+    for r in range(x.shape[0]):
+        total = np.float32(0.0)
+        for i in range(x.shape[1]):
+            total += x[r, i] * x[r, i]
+        scale = np.float32(1.0 / np.sqrt(total / x.shape[1] + eps))
+        for i in range(x.shape[1]):
+            out[r, i] = x[r, i] * scale
+
+
+@njit(**OPTIONS)
+def _multiply(weights, at, begin, x, out, outputs):  # type: ignore[no-untyped-def]
+    """out (B, padded) = x (B, M) times the matrix at `at`, and its bias from `begin` on, unless that is below 0."""
+    panels, rows = padded_size(outputs) // PANEL, x.shape[0]
+    if weights.codes.size:
+        blocks = padded_size(x.shape[1]) // BLOCK
+        codes = np.empty((rows, blocks * BLOCK), np.int8)
+        own, offsets = np.empty((rows, blocks), np.float32), np.empty((rows, blocks), np.int32)
+        quantize(x, codes, own, offsets)
+        multiply_bytes(weights.codes, at, weights.scales, codes, own, offsets, out, panels)
+    else:
+        multiply_floats(weights.floats, at, x, out, panels)
+    if begin >= 0:
+        for r in range(rows):
+            for i in range(outputs):
+                out[r, i] += weights.bias[begin + i]
+
+
+padded_size = njit(padded, **OPTIONS)
+
+
+@njit(**FAST)
+def _turn(heads, at, weights, sizes, layer):  # type: ignore[no-untyped-def]
+    """Normalize and turn queries and keys, the first H + K heads of each row, (B, (H + 2 K) D), where they lie."""
+    size, half = sizes.head_dim, sizes.head_dim // 2
+    for r in range(len(at)):
+        for h in range(sizes.heads + sizes.kv_heads):
+            x = heads[r, h * size : (h + 1) * size]
+            if weights.head_norms.size:
+                total = np.float32(0.0)
+                for i in range(size):
+                    total += x[i] * x[i]
+                scale = np.float32(1.0 / np.sqrt(total / size + sizes.eps))
+                for i in range(size):
+                    x[i] *= scale * weights.head_norms[layer, h, i]
+            for i in range(half):
+                first, second = x[i], x[half + i]
+                cos, sin = weights.cos[at[r], i], weights.sin[at[r], i]
+                x[i] = first * cos - second * sin
+                x[half + i] = second * cos + first * sin
+
+
+@njit(**FAST)
+def _scores(query, keys, found, factor):  # type: ignore[no-untyped-def]
+    """Products of a query (D,) with keys (P, D); the largest."""
+    largest = np.float32(-np.inf)
+    for p in range(keys.shape[0]):
+        total = np.float32(0.0)
+        for i in range(keys.shape[1]):
+            total += query[i] * keys[p, i]
+        found[p] = total * factor
+        largest = max(largest, found[p])
+    return largest
+
+
+@njit(**OPTIONS)
+def _exponents(found, count, largest):  # type: ignore[no-untyped-def]
+    """e^(score - largest) in place; found has room for whole vectors."""
+    start, most = pointer(found), splat(np.float32(largest))
+    for p in range(0, count, LANES):
+        store(start, p, exp(sub(load(start, p), most)))
+
+
+@njit(**FAST)
+def _mix(found, values, out):  # type: ignore[no-untyped-def]
+    """The mean of values (P, D), weighted by found (P,), to out (D,)."""
+    total = np.float32(0.0)
+    out[:] = 0.0
+    for p in range(values.shape[0]):
+        total += found[p]
+        for i in range(values.shape[1]):
+            out[i] += found[p] * values[p, i]
+    for i in range(values.shape[1]):
+        out[i] /= total
+
+
+@njit(**OPTIONS)
+def _attend(heads, at, keys, values, sizes, sliding, mixed):  # type: ignore[no-untyped-def]
+    """Keep each row's key and value at its place, (B, K, P, D); what its queries draw from them to mixed (B, H D)."""
+    size, shared = sizes.head_dim, sizes.heads // sizes.kv_heads
+    found = np.empty(keys.shape[2] + LANES, np.float32)
+    for r in range(len(at)):
+        for k in range(sizes.kv_heads):
+            begin = (sizes.heads + k) * size
+            keys[r, k, at[r]] = heads[r, begin : begin + size]
+            begin += sizes.kv_heads * size
+            values[r, k, at[r]] = heads[r, begin : begin + size]
+            first, count = max(0, at[r] + 1 - sliding), at[r] + 1
+            for h in range(k * shared, (k + 1) * shared):
+                query = heads[r, h * size : (h + 1) * size]
+                largest = _scores(query, keys[r, k, first:count], found, np.float32(sizes.factor))
+                _exponents(found, count - first, largest)
+                _mix(found, values[r, k, first:count], mixed[r, h * size : (h + 1) * size])
+
+
+@njit(**OPTIONS)
+def _gate(up, hidden, out):  # type: ignore[no-untyped-def]
+    """silu(gate) * up, (B, F), from both side by side, (B, >= 2 F)."""
+    one = splat(np.float32(1.0))
+    row = np.empty(hidden + LANES, np.float32)
+    start = pointer(row)
+    zero = splat(np.float32(0.0))
+    for r in range(up.shape[0]):
+        row[:hidden] = up[r, :hidden]
+        for i in range(0, hidden, LANES):
+            gate = load(start, i)
+            store(start, i, div(gate, add(one, exp(sub(zero, gate)))))
+        for i in range(hidden):
+            out[r, i] = row[i] * up[r, hidden + i]
+
+
+@njit(**OPTIONS)
+def step(tokens, at, weights, sizes, keys, values, logits):  # type: ignore[no-untyped-def]
+    """Read one token of each row.
+
+    Args:
+        tokens: (B,) int64.
+        at: (B,) int64, the place of each, below P.
+        weights: `Weights`.
+        sizes: `Sizes`.
+        keys: (L, B, K, P, D) float32, of what precedes; takes the tokens'.
+        values: as keys.
+        logits: (B, V padded to whole panels) float32, what follows each.
+    """
+    rows, width = len(tokens), weights.embedding.shape[1]
+    inner, hidden = sizes.heads * sizes.head_dim, sizes.hidden
+    joined = inner + 2 * sizes.kv_heads * sizes.head_dim
+    x, normal = np.empty((rows, width), np.float32), np.empty((rows, width), np.float32)
+    heads = np.empty((rows, padded_size(joined)), np.float32)
+    mixed, gated = np.empty((rows, inner), np.float32), np.empty((rows, hidden), np.float32)
+    up = np.empty((rows, padded_size(2 * hidden)), np.float32)
+    change = np.empty((rows, padded_size(width)), np.float32)
+    for r in range(rows):
+        x[r] = weights.embedding[tokens[r]]
+    # numbers, not constants: a constant would have the product compiled for each of its values
+    places, bias_at, layers = weights.at, weights.bias_at, keys.shape[0]
+    for layer in range(layers):
+        _normal(x, normal, sizes.eps)
+        _multiply(weights, places[layer, HEADS], bias_at[layer, HEADS], normal, heads, joined)
+        _turn(heads, at, weights, sizes, layer)
+        _attend(heads, at, keys[layer], values[layer], sizes, weights.sliding[layer], mixed)
+        _multiply(weights, places[layer, OUT], bias_at[layer, OUT], mixed, change, width)
+        x += change[:, :width]
+        _normal(x, normal, sizes.eps)
+        _multiply(weights, places[layer, UP], bias_at[layer, UP], normal, up, 2 * hidden)
+        _gate(up, hidden, gated)
+        _multiply(weights, places[layer, DOWN], bias_at[layer, DOWN], gated, change, width)
+        x += change[:, :width]
+    _normal(x, normal, sizes.eps)
+    _multiply(
+        weights, places[layers, HEADS], bias_at[layers, HEADS], normal, logits, sizes.vocabulary
+    )
+
+
+def compiled_before() -> bool:
+    """Whether the cache has a compiled step that is newer than this file."""
+    folder, source = Path(step.stats.cache_path), Path(__file__).stat().st_mtime
+    kept = folder.glob("decoder.step-*.nbi")
+    return any(index.stat().st_mtime >= source for index in kept)

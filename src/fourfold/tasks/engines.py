@@ -1,0 +1,217 @@
+"""Which engine continues a text: torch, or the compiled decoder in float32 or int8; and what int8 costs.
+
+The choice depends on the model, the machine and what is asked of each prompt, never on how many prompts there
+are: what one is answered does not depend on the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fourfold.core.errors import UserError
+from fourfold.core.evaluation import held_out
+from fourfold.core.run import Run
+from fourfold.core.state import write_text
+from fourfold.data.text import TextData
+from fourfold.models.generation import Decoder
+from fourfold.models.transformer import Transformer
+
+if TYPE_CHECKING:
+    from fourfold.models.compiled import CompiledDecoder
+
+EngineName = Literal["auto", "torch", "compiled"]
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
+FILE = "int8.json"
+"""In a run's folder: what int8 costs, measured once."""
+SHORT = 64
+"""Tokens up to which torch, which begins at once, is taken by itself."""
+LARGE = 50_000_000
+"""Weights from which many threads of torch are taken rather than the one of the compiled decoder."""
+MANY = 4
+"""Threads that are many."""
+ROWS, LENGTH = 8, 64
+"""Held-out tokens on which int8 is measured: rows and tokens of each."""
+MOST_BITS, MOST_ERROR = 0.01, 0.05
+"""Bits per byte, or share of the logits' deviation, that int8 may cost to be taken by itself."""
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Engine(NamedTuple):
+    """What continues a text."""
+
+    dtype: torch.dtype | None
+    """In which torch multiplies; None is the faster one here."""
+    make: Callable[[int, int], Decoder] | None
+    """From rows and window to a decoder; None is torch's."""
+
+
+class Cost(NamedTuple):
+    """What int8 changes. Bits per byte on held-out text; without one, the logits' error over their deviation."""
+
+    before: float | None
+    after: float | None
+    error: float
+
+    @property
+    def small(self) -> bool:
+        """Whether int8 may be taken unasked."""
+        if self.before is None or self.after is None:
+            return self.error <= MOST_ERROR
+        return self.after - self.before <= MOST_BITS
+
+    @property
+    def sentence(self) -> str:
+        """As it is said."""
+        if self.before is None or self.after is None:
+            return f"int8 moves the logits by {self.error:.2%} of their deviation"
+        return f"bits per byte on {ROWS * LENGTH} held-out tokens: {self.before:.4f} in float32, {self.after:.4f} in int8"
+
+
+def chosen(
+    run: Run,
+    model: Transformer,
+    engine: EngineName,
+    precision: Precision,
+    *,
+    tokens: int,
+    temperature: float,
+) -> Engine:
+    """The engine, said where it was not asked for in every detail.
+
+    Args:
+        run: says it, and keeps what int8 costs.
+        model: in evaluation mode.
+        engine: auto takes the fastest one here, of equal results where the temperature is 0.
+        precision: auto as for engine.
+        tokens: to be added to each prompt.
+        temperature: 0 wants the most likely token.
+
+    Raises:
+        UserError: the engine does not serve the model or the precision.
+    """
+    if reason := _refused(model, engine, precision):
+        raise UserError(reason)
+    if engine == "torch" or precision == "bfloat16" or (
+        engine == "auto" and precision != "int8" and not _pays(model, tokens)
+    ):  # fmt: skip
+        exact = precision == "auto" and temperature == 0
+        return Engine(torch.float32 if exact else DTYPES[precision], None)
+    return _compiled(run, model, precision, temperature)
+
+
+def int8_cost(run: Run, model: Transformer, decoder: CompiledDecoder) -> Cost:
+    """What int8 costs: measured on held-out text, once for a run's weights.
+
+    Args:
+        run: the decoder's.
+        model: the decoder's, in evaluation mode.
+        decoder: in int8, `ROWS` rows of `LENGTH` places or more.
+    """
+    weights = run.folder / "weights.safetensors" if run.folder is not None else None
+    stamp = None
+    if weights is not None and weights.is_file():
+        stat = weights.stat()
+        stamp = [stat.st_size, stat.st_mtime_ns]
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            kept = json.loads((weights.parent / FILE).read_text())
+            if kept["weights"] == stamp:
+                return Cost(*kept["cost"])
+    cost = _measured(run, model, decoder)
+    if weights is not None and stamp is not None:
+        with contextlib.suppress(OSError):  # a folder that is only read
+            write_text(weights.parent / FILE, json.dumps({"weights": stamp, "cost": cost}))
+    return cost
+
+
+# --- private ----------------------------------------------------------------------------------------
+
+
+def _refused(model: Transformer, engine: str, precision: str) -> str | None:
+    from fourfold.models.compiled import unsuited
+
+    if engine == "torch" and precision == "int8":
+        return "--precision int8: is the compiled engine's; --engine compiled or auto"
+    if engine == "compiled" and precision == "bfloat16":
+        return "--precision bfloat16: is torch's; the compiled engine has float32 and int8"
+    wanted = "--engine compiled" if engine == "compiled" else "--precision int8"
+    if (engine == "compiled" or precision == "int8") and (reason := unsuited(model)):
+        return f"{wanted}: does not serve this model: {reason}; --engine torch does"
+    return None
+
+
+def _pays(model: Transformer, tokens: int) -> bool:
+    from fourfold.models.compiled import unsuited
+
+    if tokens <= SHORT or unsuited(model):
+        return False
+    size = sum(weight.numel() for weight in model.parameters())
+    return torch.get_num_threads() <= MANY or size < LARGE
+
+
+def _compiled(run: Run, model: Transformer, precision: str, temperature: float) -> Engine:
+    from fourfold.kernels.decoder import compiled_before
+    from fourfold.kernels.panels import HAS_VNNI
+    from fourfold.models.compiled import CompiledDecoder
+
+    if not compiled_before():
+        run.console.say("Compiling the decoder, once on this machine.")
+    kind, more = "float32", ""
+    if precision == "int8" or (precision == "auto" and temperature > 0 and HAS_VNNI):
+        probe = CompiledDecoder(model, ROWS, "int8", LENGTH)
+        cost = int8_cost(run, model, probe)
+        kind, more = "int8", f"; {cost.sentence}"
+        if precision == "auto" and not cost.small:
+            kind = "float32"
+    first = probe if kind == "int8" else CompiledDecoder(model, 1, kind, 1)
+    run.console.say(f"Engine: compiled, {kind}{more}.")
+    weights = first.weights
+    return Engine(
+        torch.float32,
+        lambda rows, window: CompiledDecoder(model, rows, kind, window, weights),
+    )
+
+
+@torch.inference_mode()
+def _measured(run: Run, model: Transformer, decoder: CompiledDecoder) -> Cost:
+    tokens, each = _sample(run, model)
+    rows, length = tokens.shape[0], min(tokens.shape[1] - 1, decoder.window)
+    tokens = tokens[:, : length + 1]
+    exact = model(tokens[:, :-1]).float()
+    decoder.positions = [0] * len(decoder.positions)
+    spare = [0] * (len(decoder.positions) - rows)
+    found = torch.stack(
+        [decoder.step([*column.tolist(), *spare])[:rows] for column in tokens[:, :-1].T], 1
+    )
+    error = float((found - exact).std() / exact.std().clamp_min(1e-9))
+    if each is None:
+        return Cost(None, None, error)
+    before, after = (
+        float(F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())) / math.log(2) / each
+        for logits in (exact, found)
+    )
+    return Cost(before, after, error)
+
+
+def _sample(run: Run, model: Transformer) -> tuple[Tensor, float | None]:
+    """Rows of held-out tokens, (R, T + 1) int64, and the bytes of a token; of any tokens where none is held out."""
+    with contextlib.suppress(UserError):
+        data, split, _ = held_out(run)
+        if isinstance(data, TextData):
+            text = np.asarray(data.tokens(split), np.int64)
+            length = min(LENGTH, model.window, len(text) - 1)
+            if length > 0:
+                rows = max(1, min(ROWS, (len(text) - 1) // length))
+                starts = np.linspace(0, len(text) - length - 1, rows).astype(np.int64)
+                found = text[starts[:, None] + np.arange(length + 1)]
+                return torch.from_numpy(found), data.bytes(split) / (len(text) - 1)
+    size = (ROWS, min(LENGTH, model.window) + 1)
+    return torch.randint(model.vocabulary, size, generator=run.generator("int8")), None

@@ -1,0 +1,148 @@
+"""The compiled decoder against torch's and against the model itself: every shape, batch and single, full windows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fourfold.models.compiled import CompiledDecoder, unsuited
+from fourfold.models.generation import Sampling, generate
+from fourfold.models.transformer import Transformer
+
+
+def model(**changes: Any) -> Transformer:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"vocabulary": 13, "width": 16, "layers": 2, "heads": 4, "window": 16}
+    made = Transformer(**{**sizes, **changes}).eval()
+    made.initialize(0.3)  # far from uniform: an error changes the logits
+    for name, weight in made.named_parameters():
+        if weight.ndim < 2:
+            torch.nn.init.normal_(weight, 0.0 if name.endswith("bias") else 1.0, 0.3)
+    return made
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_logits_equal_the_models(data: st.DataObject) -> None:
+    shared, groups = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
+    size = 2 * data.draw(st.integers(1, 17))
+    net = model(
+        vocabulary=data.draw(st.integers(2, 150)),
+        width=data.draw(st.integers(1, 70)),
+        layers=data.draw(st.integers(1, 3)),
+        heads=shared * groups,
+        kv_heads=groups,
+        head_dim=size,
+        hidden=data.draw(st.integers(1, 70)),
+        tied=data.draw(st.booleans()),
+        bias=data.draw(st.sampled_from(["none", "qkv", "attention", "all"])),
+        query_key_norm=data.draw(st.booleans()),
+        sliding=data.draw(st.sampled_from([None, 1, 3])),
+        scale=data.draw(st.sampled_from([None, 0.3])),
+    )
+    rows = data.draw(st.integers(1, 9))
+    tokens = torch.randint(net.vocabulary, (rows, 9))
+    decoder = CompiledDecoder(net, rows)
+    with torch.no_grad():
+        expected = net(tokens)
+    prompt = data.draw(st.integers(1, 3))
+    found = [decoder.read(tokens[:, :prompt].tolist())]
+    found += [decoder.step(tokens[:, i].tolist()) for i in range(prompt, 9)]
+    torch.testing.assert_close(torch.stack(found, 1), expected[:, prompt - 1 :], rtol=1e-4, atol=1e-4)  # fmt: skip
+
+
+def test_scaled_rotary_positions() -> None:
+    net = model(rotary_scaling={"rope_type": "linear", "factor": 2.0}, base=100.0)
+    tokens = torch.randint(13, (1, 12))
+    decoder = CompiledDecoder(net, 1)
+    decoder.read(tokens[:, :1].tolist())
+    found = [decoder.step([int(t)]) for t in tokens[0, 1:]]
+    with torch.no_grad():
+        torch.testing.assert_close(torch.cat(found), net(tokens)[0, 1:], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+def test_rows_of_different_lengths_equal_each_alone(kind: str) -> None:
+    net = model(width=80, kv_heads=2)
+    prompts = [[1, 2, 3, 4, 5], [6], [7, 8], [9] * 9, [3, 1], [2], [5]]
+    together = CompiledDecoder(net, len(prompts), kind)
+    for row, prompt in enumerate(
+        prompts
+    ):  # torch reads several to other last bits, which int8 may round apart
+        together.read([prompt], row)
+    steps = [together.step([i] * len(prompts)) for i in range(7)]
+    for row, prompt in enumerate(prompts):
+        alone = CompiledDecoder(net, 1, kind, weights=together.weights)
+        alone.read([prompt])
+        for i, logits in enumerate(steps):
+            assert torch.equal(alone.step([i])[0], logits[row])
+
+
+@pytest.mark.parametrize("window", [2, 7, 16])
+def test_greedy_continuations_pass_full_windows_as_torchs_do(window: int) -> None:
+    net = model(window=window)
+    prompts = [[1], [2, 3], [4] * 20]
+    said = {
+        make: list(
+            generate(
+                net,
+                prompts,
+                tokens=40,
+                sampling=Sampling(0.0),
+                dtype=torch.float32,
+                make=(lambda rows, room: CompiledDecoder(net, rows, window=room)) if make else None,
+            )
+        )
+        for make in (False, True)
+    }
+    assert len(said[True]) == 120 and said[True] == said[False]
+
+
+def test_a_full_window_and_unknown_tokens_are_refused() -> None:
+    decoder = CompiledDecoder(model(), 1, window=3)
+    decoder.read([[1, 2]])
+    with pytest.raises(IndexError, match="0 to 12, got \\[13\\]"):
+        decoder.step([13])
+    decoder.step([1])
+    with pytest.raises(ValueError, match="window of 3 positions is full"):
+        decoder.step([1])
+
+
+def test_int8_is_near() -> None:
+    net = model(width=128, hidden=192, vocabulary=200)
+    tokens = torch.randint(200, (4, 12))
+    decoder = CompiledDecoder(net, 4, "int8")
+    decoder.read(tokens[:, :1].tolist())
+    found = torch.stack([decoder.step(tokens[:, i].tolist()) for i in range(1, 12)], 1)
+    with torch.no_grad():
+        exact = net(tokens)[:, 1:]
+    error = float((found - exact).std() / exact.std())
+    assert 1e-4 < error < 0.1
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"norm": "layer"}, "norm layer, not rms"),
+        ({"feedforward": "gelu"}, "feedforward gelu, not swiglu"),
+        ({"positions": "alibi"}, "positions alibi, not rotary"),
+    ],
+)
+def test_other_forms_are_refused(change: dict[str, Any], reason: str) -> None:
+    net = model(**change)
+    assert reason in (unsuited(net) or "")
+    with pytest.raises(ValueError, match=reason):
+        CompiledDecoder(net, 1)
+    assert unsuited(model()) is None
+
+
+def test_the_model_is_not_changed_by_what_is_decoded() -> None:
+    net = model()
+    before = {name: weight.clone() for name, weight in net.state_dict().items()}
+    CompiledDecoder(net, 1, "int8").read([[1]])
+    for name, weight in net.state_dict().items():
+        assert torch.equal(weight, before[name])

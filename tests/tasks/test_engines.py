@@ -1,0 +1,140 @@
+"""Which engine continues a text, what is said about it, and what int8 costs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import fourfold
+from fourfold.core.errors import UserError
+from fourfold.core.run import Run
+from fourfold.data.text import Text
+from fourfold.optimizers.gradient import Gradient
+from fourfold.systems.gpt import GPT
+from fourfold.tasks import engines
+
+LESSON = "the cat sat on the mat. the dog sat on the log. "
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    toy, _ = GPT.toy()
+    system = toy.model_copy(
+        update={
+            "data": Text(unit="character", window=24, batch=16),
+            "optimizer": Gradient(
+                algorithm="muon", lr=0.02, other_lr=1e-2, steps=60, precision="float32"
+            ),
+        }
+    )
+    return fourfold.fit(
+        system, {"text": [LESSON * 120]}, out=tmp_path_factory.mktemp("gpt") / "run"
+    )
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, sentence: str) -> None:
+        self.said.append(sentence)
+
+
+@pytest.fixture
+def heard(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    console = Heard()
+    monkeypatch.setattr(type(run), "console", property(lambda self: console))
+    return console.said
+
+
+def test_greedy_text_is_the_same_by_every_engine(run: Run, heard: list[str]) -> None:
+    texts = {
+        engine: "".join(run.generate("the ", tokens=80, temperature=0, engine=engine))
+        for engine in ("torch", "compiled", "auto")
+    }
+    assert len(set(texts.values())) == 1
+    assert [s for s in heard if "Engine" in s] == ["Engine: compiled, float32."] * 2
+
+
+def test_int8_is_measured_once_and_said(run: Run, heard: list[str]) -> None:
+    text = "".join(run.generate("the ", tokens=70, seed=1, precision="int8"))
+    assert len(text) == 70
+    (sentence,) = [s for s in heard if "Engine" in s]
+    assert "int8; bits per byte on 512 held-out tokens" in sentence
+    kept = json.loads((run.folder / engines.FILE).read_text())
+    before, after, error = kept["cost"]
+    # the same tokens, read by the model at once
+    assert before == pytest.approx(run.evaluate()["bits_per_byte"], rel=0.5)
+    assert before != after and abs(after - before) < 0.05 and 0 < error < 0.1
+    again = engines.int8_cost(run, run.model, None)  # type: ignore[arg-type]
+    assert again == engines.Cost(before, after, error)
+
+
+def test_the_measure_is_the_models_own(run: Run) -> None:
+    """With the float32 decoder before and after are the same."""
+    from fourfold.models.compiled import CompiledDecoder
+
+    cost = engines._measured(run, run.model, CompiledDecoder(run.model, 8, window=64))
+    assert cost.before == pytest.approx(cost.after, rel=1e-4) and cost.error < 1e-4
+
+
+def test_one_prompt_does_not_depend_on_the_others(run: Run) -> None:
+    options = {"tokens": 70, "seed": 3, "engine": "compiled", "precision": "float32"}
+    together = list(run.generate(["the cat", "the dog", "a"], **options))
+    alone = ["".join(run.generate(text, **options)) + "\n" for text in ("the cat", "the dog", "a")]
+    assert together == alone
+
+
+def test_without_held_out_text_the_logits_are_compared(run: Run) -> None:
+    cost = engines.Cost(None, None, 0.0123)
+    assert cost.small and "1.23%" in cost.sentence
+    assert not engines.Cost(1.0, 1.02, 0.0).small
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"engine": "torch", "precision": "int8"}, "compiled engine's"),
+        ({"engine": "compiled", "precision": "bfloat16"}, "is torch's"),
+    ],
+)
+def test_what_does_not_go_together(run: Run, options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        "".join(run.generate("a", **options))
+
+
+@pytest.fixture(scope="module")
+def other() -> Run:
+    toy, sources = GPT.toy()
+    system = toy.model_copy(update={"norm": "layer", "optimizer": Gradient(steps=2)})
+    return fourfold.fit(system, sources, out=False)
+
+
+def test_other_forms_fall_back_to_torch(other: Run, heard: list[str]) -> None:
+    assert len("".join(other.generate("a", tokens=70, seed=0))) > 0
+    with pytest.raises(UserError, match="norm layer, not rms; --engine torch does"):
+        "".join(other.generate("a", engine="compiled"))
+    assert not [s for s in heard if "compiled" in s]
+
+
+def test_short_texts_and_large_models_on_many_threads_stay_with_torch(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not engines._pays(run.model, engines.SHORT)
+    assert engines._pays(run.model, engines.SHORT + 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    assert engines._pays(run.model, 200)
+    monkeypatch.setattr(engines, "LARGE", 10)
+    assert not engines._pays(run.model, 200)
+
+
+def test_cost_is_measured_anew_for_other_weights(run: Run, tmp_path: Path) -> None:
+    kept = run.folder / engines.FILE
+    kept.write_text(json.dumps({"weights": [1, 2], "cost": [9, 9, 9]}))
+    from fourfold.models.compiled import CompiledDecoder
+
+    cost = engines.int8_cost(run, run.model, CompiledDecoder(run.model, 8, "int8", 64))
+    assert cost.before != 9 and json.loads(kept.read_text())["weights"] != [1, 2]
