@@ -132,7 +132,7 @@ def _turn(heads, at, weights, sizes, layer):  # type: ignore[no-untyped-def]
 @njit(**FAST)
 def _scores(query, keys, found, factor):  # type: ignore[no-untyped-def]
     """Products of a query (D,) with keys (P, D); the largest."""
-    largest = np.float32(-np.inf)
+    largest = np.float32(-3e38)  # fast arithmetic knows no infinity
     for p in range(keys.shape[0]):
         total = np.float32(0.0)
         for i in range(keys.shape[1]):
