@@ -36,13 +36,50 @@ def list_systems() -> dict[str, Entry]:
     return index()
 
 
-def open(run: str | os.PathLike[str], *, device: str | None = None) -> Run:
-    """Open a run folder, or `last`; its verbs are methods.
+def open(
+    run: str | os.PathLike[str], *, device: str | None = None, timeout: float | None = None
+) -> Run:
+    """Open a run folder, or `last`, or a model of somebody else's; its verbs are methods.
+
+    Args:
+        run: a folder; or `ollama:NAME`, the address of a server with OpenAI's API (`http://HOST:PORT/v1#MODEL`), or
+            `FILE.gguf`, which becomes a run in memory, or is run by llama-cpp-python where our own model cannot hold it.
+        device: where a run is used.
+        timeout: seconds without a byte after which a server is given up; None takes FOURFOLD_TIMEOUT, or 120.
 
     Raises:
-        UserError: no such run, or damaged, or written by a newer version.
+        UserError: no such run, or damaged, or written by a newer version; no such server or model.
     """
-    return Run.open(os.fspath(run), device=device)
+    from fourfold.core.addresses import address
+
+    found = address(os.fspath(run))
+    if found is None:
+        return Run.open(os.fspath(run), device=device)
+    from fourfold.tasks.foreign import foreign, has_llama
+
+    if found.kind != "gguf":
+        return foreign(found, timeout=timeout)
+    try:
+        return _of_gguf(Path(found.base), device or "auto")
+    except UserError:
+        if not has_llama() or not Path(found.base).is_file():
+            raise
+        return foreign(found)
+
+
+def _of_gguf(path: Path, device: str) -> Run:
+    """A GGUF file as a run in memory; one that has a chat template converses."""
+    run = import_(path, out=False, device=device)
+    run.about["address"] = str(path)
+    vocabulary = getattr(run.data, "vocabulary", None)
+    if getattr(vocabulary, "chat_template", None) is None:
+        return run
+    conversing = load_system("sft")
+    system = merge(conversing, dict(conversing.inherits(run)))
+    made = Run(system, device=device, about=run.about)
+    made.data = system.data.prepared(run.data)  # type: ignore[attr-defined]
+    made.model = run.model
+    return made
 
 
 def save(run: Run, folder: str | os.PathLike[str]) -> Path:

@@ -27,7 +27,7 @@ def converse(run: Run, verb: str, options: dict[str, Any]) -> None:
     terminal = sys.stdin.isatty()
     messages = list(options.pop("messages", None) or [])
     if terminal:
-        print(f"Talking with {run.folder}.\n{HELP}", file=sys.stderr)
+        print(f"Talking with {run.place}.\n{HELP}", file=sys.stderr)
     for text in _turns(terminal):
         if text.startswith("/"):
             command, _, rest = text.partition(" ")

@@ -29,15 +29,19 @@ def verb_command(name: str, tokens: list[str]) -> None:
         return verb_overview(name)
     if tokens[0].startswith("-"):
         raise UserError(f"{name}: the run comes first: fourfold {name} RUN ...")
-    from fourfold.core.run import Run
+    import fourfold
     from fourfold.core.system import verbs
 
     device = tokens[tokens.index("--device") + 1] if "--device" in tokens[:-1] else None
-    run = Run.open(tokens[0], device=device)
+    run = fourfold.open(tokens[0], device=device)
     known = verbs(run.system)
     if name not in known:
+        if name == "chat" and "address" in run.about:
+            raise UserError(
+                f"{run.place}: has no chat template inside, so it only continues texts: `fourfold generate`"
+            )
         raise UserError(
-            f"{run.folder}: a run of {run.system.name} has no verb {name}{nearest(name, known)}"
+            f"{run.place}: a run of {run.system.name} has no verb {name}{nearest(name, known)}"
         )
     parsed = parse(
         f"fourfold {name} {tokens[0]}",

@@ -67,6 +67,11 @@ class Run:
         self._objective: Objective | None = None
         self._examples: Data | None = None
 
+    @property
+    def place(self) -> str:
+        """Where it is, for messages: its folder, the address of a model of somebody else's, or in memory."""
+        return str(self.folder or self.about.get("address") or "a run in memory")
+
     # --- making and opening -------------------------------------------------------------------
 
     def save_configuration(self) -> None:
@@ -114,9 +119,15 @@ class Run:
         Raises:
             UserError: no such run, damaged, of an unknown system, or written by a newer version.
         """
+        from fourfold.core.addresses import address
         from fourfold.core.options import complete, construct
         from fourfold.core.registry import load_system
 
+        if address(str(name)) is not None:
+            raise UserError(
+                f"{name}: a model of somebody else's, and here a run's own weights and data are needed; a GGUF file becomes a "
+                "run by `fourfold import`"
+            )
         folder = find_run(name)
         path = folder / "system.toml"
         about = migrated(read_toml(path), path)
@@ -324,8 +335,7 @@ class Run:
         return [*super().__dir__(), *verbs(self.system)]
 
     def __repr__(self) -> str:
-        place = self.folder or "in memory"
-        return f"<run of {self.system.name}: {place}; verbs: {', '.join(verbs(self.system))}>"
+        return f"<run of {self.system.name}: {self.place}; verbs: {', '.join(verbs(self.system))}>"
 
     def _repr_html_(self) -> str:
         report = self.folder / "report.html" if self.folder else None

@@ -26,7 +26,7 @@ from fourfold.data.conversation_sources import (
 from fourfold.data.corpus import SPLITS
 from fourfold.data.loading import Indexed
 from fourfold.data.packing import pack
-from fourfold.data.templated import WINDOW, Templated, ready
+from fourfold.data.templated import WINDOW, Templated, ready, taken_over
 from fourfold.data.text import IGNORE, TextData, load_vocabulary
 from fourfold.data.turns import Conversation
 from fourfold.data.vocabulary import Vocabulary
@@ -107,6 +107,13 @@ class Conversations(DataOptions):
         if self.template == "auto" and isinstance(prepared, Templated):
             template = prepared.chat.source, prepared.chat.name
         return _prepared(self, opened, prepared.vocabulary, seed, window, _now(), template=template)
+
+    def prepared(self, other: TextData) -> ConversationData:
+        """The preparation alone, under the template and vocabulary of a language model that was not trained here."""
+        frame = taken_over(self.template, self.window, other)
+        assert frame is not None  # noqa: S101  # text always has one
+        about = {"notes": [], "date": frame.date.isoformat()}
+        return ConversationData(self, frame.vocabulary, frame.chat, 0, frame.window, "", about)
 
     def restore(self, folder: Path) -> ConversationData:
         """See `DataOptions.restore`."""
