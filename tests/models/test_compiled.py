@@ -1,4 +1,4 @@
-"""The compiled decoder against torch's and against the model itself: every shape, batch and single, full windows."""
+"""The compiled decoder against the model itself: every shape, batch and single, full windows. See test_decoder.py too."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourfold.models.compiled import CompiledDecoder, unsuited
+from fourfold.models.compiled import BLOCK, CompiledDecoder, unsuited
 from fourfold.models.generation import Sampling, generate
 from fourfold.models.transformer import Transformer
 
@@ -50,8 +50,8 @@ def test_logits_equal_the_models(data: st.DataObject) -> None:
     with torch.no_grad():
         expected = net(tokens)
     prompt = data.draw(st.integers(1, 3))
-    found = [decoder.read(tokens[:, :prompt].tolist())]
-    found += [decoder.step(tokens[:, i].tolist()) for i in range(prompt, 9)]
+    found = [decoder.read(range(rows), tokens[:, :prompt].tolist())]
+    found += [decoder.read(range(rows), tokens[:, i : i + 1].tolist()) for i in range(prompt, 9)]
     torch.testing.assert_close(torch.stack(found, 1), expected[:, prompt - 1 :], rtol=1e-4, atol=1e-4)  # fmt: skip
 
 
@@ -59,27 +59,24 @@ def test_scaled_rotary_positions() -> None:
     net = model(rotary_scaling={"rope_type": "linear", "factor": 2.0}, base=100.0)
     tokens = torch.randint(13, (1, 12))
     decoder = CompiledDecoder(net, 1)
-    decoder.read(tokens[:, :1].tolist())
-    found = [decoder.step([int(t)]) for t in tokens[0, 1:]]
+    found = decoder.read([0], tokens.tolist(), every=True)
     with torch.no_grad():
-        torch.testing.assert_close(torch.cat(found), net(tokens)[0, 1:], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found, net(tokens)[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["float32", "int8"])
 def test_rows_of_different_lengths_equal_each_alone(kind: str) -> None:
     net = model(width=80, kv_heads=2)
     prompts = [[1, 2, 3, 4, 5], [6], [7, 8], [9] * 9, [3, 1], [2], [5]]
+    rows = range(len(prompts))
     together = CompiledDecoder(net, len(prompts), kind)
-    for row, prompt in enumerate(
-        prompts
-    ):  # torch reads several to other last bits, which int8 may round apart
-        together.read([prompt], row)
-    steps = [together.step([i] * len(prompts)) for i in range(7)]
+    begun = together.read(rows, prompts)
+    steps = [together.read(rows, [[i] for _ in rows]) for i in range(7)]
     for row, prompt in enumerate(prompts):
         alone = CompiledDecoder(net, 1, kind, weights=together.weights)
-        alone.read([prompt])
+        assert torch.equal(alone.read([0], [prompt])[0], begun[row])
         for i, logits in enumerate(steps):
-            assert torch.equal(alone.step([i])[0], logits[row])
+            assert torch.equal(alone.read([0], [[i]])[0], logits[row])
 
 
 @pytest.mark.parametrize("window", [2, 7, 16])
@@ -102,26 +99,26 @@ def test_greedy_continuations_pass_full_windows_as_torchs_do(window: int) -> Non
     assert len(said[True]) == 120 and said[True] == said[False]
 
 
-def test_a_full_window_and_unknown_tokens_are_refused() -> None:
-    decoder = CompiledDecoder(model(), 1, window=3)
-    decoder.read([[1, 2]])
-    with pytest.raises(IndexError, match="0 to 12, got \\[13\\]"):
-        decoder.step([13])
-    decoder.step([1])
-    with pytest.raises(ValueError, match="window of 3 positions is full"):
-        decoder.step([1])
-
-
 def test_int8_is_near() -> None:
     net = model(width=128, hidden=192, vocabulary=200)
     tokens = torch.randint(200, (4, 12))
     decoder = CompiledDecoder(net, 4, "int8")
-    decoder.read(tokens[:, :1].tolist())
-    found = torch.stack([decoder.step(tokens[:, i].tolist()) for i in range(1, 12)], 1)
+    found = decoder.read(range(4), tokens.tolist(), every=True).view(4, 12, 200)
     with torch.no_grad():
-        exact = net(tokens)[:, 1:]
+        exact = net(tokens)
     error = float((found - exact).std() / exact.std())
     assert 1e-4 < error < 0.1
+
+
+def test_more_tokens_than_are_read_at_once() -> None:
+    net = model(window=2 * BLOCK + 40)
+    tokens = torch.randint(13, (2, BLOCK + 30))
+    every, last = CompiledDecoder(net, 2), CompiledDecoder(net, 2)
+    found = every.read([1, 0], tokens.tolist(), every=True).view(*tokens.shape, 13)
+    with torch.no_grad():
+        exact = net(tokens)
+    torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-4)
+    assert torch.equal(last.read([1, 0], tokens.tolist()), found[:, -1])
 
 
 @pytest.mark.parametrize(
@@ -143,6 +140,6 @@ def test_other_forms_are_refused(change: dict[str, Any], reason: str) -> None:
 def test_the_model_is_not_changed_by_what_is_decoded() -> None:
     net = model()
     before = {name: weight.clone() for name, weight in net.state_dict().items()}
-    CompiledDecoder(net, 1, "int8").read([[1]])
+    CompiledDecoder(net, 1, "int8").read([0], [[1]])
     for name, weight in net.state_dict().items():
         assert torch.equal(weight, before[name])

@@ -9,8 +9,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fourfold.models.generation import Decoder, Sampling, Voice, generate, generate_text
+from fourfold.models.generation import Sampling, Voice, generate, generate_text
 from fourfold.models.positions import KINDS
+from fourfold.models.torch_decoder import TorchDecoder
 from fourfold.models.transformer import Transformer
 
 GREEDY = Sampling(temperature=0)
@@ -81,28 +82,20 @@ def test_an_answer_does_not_depend_on_its_batch_mates(prompts: list[list[int]]) 
 def test_step_gives_the_logits_of_the_model() -> None:
     net = model(kv_heads=2)
     tokens = torch.randint(13, (3, 10))
-    decoder = Decoder(net, 3, torch.float32)
-    found = [decoder.read(tokens[:, :4].tolist())]
-    found += [decoder.step(tokens[:, t].tolist()) for t in range(4, 10)]
+    decoder = TorchDecoder(net, 3, torch.float32)
+    found = [decoder.read(range(3), tokens[:, :4].tolist())]
+    found += [decoder.read(range(3), tokens[:, t : t + 1].tolist()) for t in range(4, 10)]
     with torch.no_grad():
         torch.testing.assert_close(torch.stack(found, 1), net(tokens)[:, 3:])
 
 
 def test_bfloat16_weights_are_close() -> None:
     net = model(width=64, heads=2)
-    exact, fast = Decoder(net, 1, torch.float32), Decoder(net, 1, torch.bfloat16)
-    a, b = (d.read([[1, 2]]) for d in (exact, fast))
-    a, b = exact.step([3]), fast.step([3])
+    exact, fast = TorchDecoder(net, 1, torch.float32), TorchDecoder(net, 1, torch.bfloat16)
+    for decoder in (exact, fast):
+        decoder.read([0], [[1, 2]])
+    a, b = exact.read([0], [[3]]), fast.read([0], [[3]])
     torch.testing.assert_close(b, a, rtol=0.05, atol=0.1 * float(a.abs().max()))
-
-
-def test_a_full_window_is_an_error_of_the_caller() -> None:
-    decoder = Decoder(model(2), 1, torch.float32)
-    decoder.read([[1, 2]])
-    with pytest.raises(ValueError, match="is full"):
-        decoder.step([3])
-    with pytest.raises(ValueError, match="1 to 2 tokens"):
-        decoder.read([[]])
 
 
 def test_the_end_token_ends_a_row_only() -> None:
@@ -249,9 +242,9 @@ def perturbed(**form: object) -> Transformer:
 def test_every_form_cached_equals_uncached(form: dict) -> None:
     net = perturbed(window=11, **form)
     tokens = torch.randint(13, (3, 11))
-    decoder = Decoder(net, 3, torch.float32)
-    found = [decoder.read(tokens[:, :4].tolist())]
-    found += [decoder.step(tokens[:, t].tolist()) for t in range(4, 11)]
+    decoder = TorchDecoder(net, 3, torch.float32)
+    found = [decoder.read(range(3), tokens[:, :4].tolist())]
+    found += [decoder.read(range(3), tokens[:, t : t + 1].tolist()) for t in range(4, 11)]
     with torch.no_grad():
         oracle = net(tokens)[:, 3:]
     torch.testing.assert_close(torch.stack(found, 1), oracle, rtol=1e-4, atol=1e-4)

@@ -1,12 +1,12 @@
-"""One token of a Transformer in one compiled call, for a CPU: Llama's form (Touvron et al. 2023).
+"""Tokens of a Transformer in one compiled call, for a CPU: Llama's form (Touvron et al. 2023).
 
-Embedding, RMSNorm, rotary positions, grouped attention over the cache, SwiGLU, output: the step of
-`models/generation.py`'s Decoder, which is its plain reference, without the 15 calls a layer that cost more
+Embedding, RMSNorm, rotary positions, grouped attention over the cache, SwiGLU, output: what
+`models/torch_decoder.py` does, which is its plain reference, without the 15 calls a layer that cost more
 there than the arithmetic of a small model. What is left is reading the weights, in float32 or bytes
 (`kernels/panels.py`). Sizes are arguments: it is compiled once for all models.
 
-Shapes: B rows, W width, H heads, K key-value heads, D features of a head, F hidden, P positions, L layers,
-V vocabulary. Norms' weights are multiplied into the matrices that follow them.
+Shapes: B rows (one for each token, of any slots), N rows whose logits are wanted, S slots, W width, H heads,
+K key-value heads, D features of a head, F hidden, P positions, L layers, V vocabulary. Norms' weights are multiplied into the matrices that follow them.
 """
 
 from __future__ import annotations
@@ -164,22 +164,29 @@ def _mix(found, values, out):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _attend(heads, at, keys, values, sizes, sliding, mixed):  # type: ignore[no-untyped-def]
-    """Keep each row's key and value at its place, (B, K, P, D); what its queries draw from them to mixed (B, H D)."""
-    size, shared = sizes.head_dim, sizes.heads // sizes.kv_heads
-    found = np.empty(keys.shape[2] + LANES, np.float32)
+def _keep(heads, slots, at, keys, values, sizes):  # type: ignore[no-untyped-def]
+    """Keep each row's key and value at its slot's place, (S, K, P, D)."""
+    size = sizes.head_dim
     for r in range(len(at)):
         for k in range(sizes.kv_heads):
             begin = (sizes.heads + k) * size
-            keys[r, k, at[r]] = heads[r, begin : begin + size]
+            keys[slots[r], k, at[r]] = heads[r, begin : begin + size]
             begin += sizes.kv_heads * size
-            values[r, k, at[r]] = heads[r, begin : begin + size]
-            first, count = max(0, at[r] + 1 - sliding), at[r] + 1
-            for h in range(k * shared, (k + 1) * shared):
-                query = heads[r, h * size : (h + 1) * size]
-                largest = _scores(query, keys[r, k, first:count], found, np.float32(sizes.factor))
-                _exponents(found, count - first, largest)
-                _mix(found, values[r, k, first:count], mixed[r, h * size : (h + 1) * size])
+            values[slots[r], k, at[r]] = heads[r, begin : begin + size]
+
+
+@njit(**OPTIONS)
+def _attend(heads, slots, at, keys, values, sizes, sliding, mixed):  # type: ignore[no-untyped-def]
+    """What each row's queries draw from its slot's keys and values up to its place, to mixed (B, H D)."""
+    size, shared = sizes.head_dim, sizes.heads // sizes.kv_heads
+    found = np.empty(keys.shape[2] + LANES, np.float32)
+    for r in range(len(at)):
+        slot, first, count = slots[r], max(0, at[r] + 1 - sliding), at[r] + 1
+        for h in range(sizes.heads):
+            k, query = h // shared, heads[r, h * size : (h + 1) * size]
+            largest = _scores(query, keys[slot, k, first:count], found, np.float32(sizes.factor))
+            _exponents(found, count - first, largest)
+            _mix(found, values[slot, k, first:count], mixed[r, h * size : (h + 1) * size])
 
 
 @njit(**OPTIONS)
@@ -199,17 +206,19 @@ def _gate(up, hidden, out):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def step(tokens, at, weights, sizes, keys, values, logits):  # type: ignore[no-untyped-def]
-    """Read one token of each row.
+def step(tokens, slots, at, wanted, weights, sizes, keys, values, logits):  # type: ignore[no-untyped-def]
+    """Read tokens, each into its slot; those of one slot in order of their places.
 
     Args:
         tokens: (B,) int64.
+        slots: (B,) int64, below S.
         at: (B,) int64, the place of each, below P.
+        wanted: (N,) int64, rows whose logits are.
         weights: `Weights`.
         sizes: `Sizes`.
-        keys: (L, B, K, P, D) float32, of what precedes; takes the tokens'.
+        keys: (L, S, K, P, D) float32, of what precedes; takes the tokens'.
         values: as keys.
-        logits: (B, V padded to whole panels) float32, what follows each.
+        logits: (N, V padded to whole panels) float32, what follows each that is wanted.
     """
     rows, width = len(tokens), weights.embedding.shape[1]
     inner, hidden = sizes.heads * sizes.head_dim, sizes.hidden
@@ -227,7 +236,8 @@ def step(tokens, at, weights, sizes, keys, values, logits):  # type: ignore[no-u
         _normal(x, normal, sizes.eps)
         _multiply(weights, places[layer, HEADS], bias_at[layer, HEADS], normal, heads, joined)
         _turn(heads, at, weights, sizes, layer)
-        _attend(heads, at, keys[layer], values[layer], sizes, weights.sliding[layer], mixed)
+        _keep(heads, slots, at, keys[layer], values[layer], sizes)
+        _attend(heads, slots, at, keys[layer], values[layer], sizes, weights.sliding[layer], mixed)
         _multiply(weights, places[layer, OUT], bias_at[layer, OUT], mixed, change, width)
         x += change[:, :width]
         _normal(x, normal, sizes.eps)
@@ -235,9 +245,14 @@ def step(tokens, at, weights, sizes, keys, values, logits):  # type: ignore[no-u
         _gate(up, hidden, gated)
         _multiply(weights, places[layer, DOWN], bias_at[layer, DOWN], gated, change, width)
         x += change[:, :width]
-    _normal(x, normal, sizes.eps)
+    if len(wanted) == 0:
+        return
+    last = np.empty((len(wanted), width), np.float32)
+    for n in range(len(wanted)):
+        last[n] = x[wanted[n]]
+    _normal(last, last, sizes.eps)
     _multiply(
-        weights, places[layers, HEADS], bias_at[layers, HEADS], normal, logits, sizes.vocabulary
+        weights, places[layers, HEADS], bias_at[layers, HEADS], last, logits, sizes.vocabulary
     )
 
 

@@ -1,7 +1,6 @@
 """Decoding by the compiled kernel (`kernels/decoder.py`), for Transformers in Llama's form on a CPU.
 
-It takes the place of `models/generation.py`'s Decoder, step by step; prompts are read by the model itself, in
-matrix products, into the same cache.
+Every token that is read is a row of the same products, be it one of a prompt, of a draft, or the next one of a slot.
 """
 
 from __future__ import annotations
@@ -16,10 +15,13 @@ from torch import Tensor
 from fourfold.kernels import decoder as kernel
 from fourfold.kernels import panels
 from fourfold.models.adapters import merged
-from fourfold.models.generation import Decoder, StepLayer, folded
+from fourfold.models.decoder import Decoder
+from fourfold.models.torch_decoder import StepLayer, folded
 from fourfold.models.transformer import Transformer
 
 KINDS = ("float32", "int8")
+BLOCK = 64
+"""Tokens read at once."""
 
 
 def unsuited(model: Transformer) -> str | None:
@@ -34,13 +36,13 @@ def unsuited(model: Transformer) -> str | None:
 
 
 class CompiledDecoder(Decoder):
-    """See `Decoder`, which it equals.
+    """See `Decoder`. In float32 it equals torch's; what a slot is answered does not depend on the others to the last bit.
 
     Args:
         model: suited; not changed, its weights are copied, adapters merged into them.
-        rows: B.
-        kind: of the weights that a step multiplies by: float32, or int8 with a scale for every 64 of them.
-        window: see `Decoder`.
+        slots: S.
+        kind: of the weights that are multiplied by: float32, or int8 with a scale for every 64 of them.
+        window: see `Decoder`; None takes the model's.
         weights: of another decoder of the same model and kind, which are only read.
 
     Raises:
@@ -51,7 +53,7 @@ class CompiledDecoder(Decoder):
     def __init__(
         self,
         model: Transformer,
-        rows: int,
+        slots: int,
         kind: str = "float32",
         window: int | None = None,
         weights: kernel.Weights | None = None,
@@ -60,39 +62,40 @@ class CompiledDecoder(Decoder):
             raise ValueError(f'CompiledDecoder: no kind "{kind}"; there are {", ".join(KINDS)}')
         if reason := unsuited(model):
             raise ValueError(f"CompiledDecoder does not serve this model: {reason}")
-        model = merged(model)
-        self.model, self.window = model, min(window or model.window, model.window)
-        self.dtype, self.other = torch.float32, torch.float32
+        self.window = min(window or model.window, model.window)
+        self.slots, self.vocabulary, self.lengths = slots, model.vocabulary, [0] * slots
         self.device = model.embedding.weight.device
-        form = model.form
-        self.weights = weights or _weights(model, kind)
+        self.weights = weights or _weights(merged(model), kind)
         self.sizes = kernel.Sizes(
             model.heads, model.kv_heads, model.head_dim, model.hidden, model.vocabulary,
-            form.factor * model.head_dim**-0.5, model.eps,
+            model.form.factor * model.head_dim**-0.5, model.eps,
         )  # fmt: skip
-        shape = (len(model.blocks), rows, model.kv_heads, self.window, model.head_dim)
-        self.keys, self.values = torch.zeros(shape), torch.zeros(shape)
-        self.cache = list(zip(self.keys, self.values, strict=True))
-        self.positions = [0] * rows
+        shape = (len(model.blocks), slots, model.kv_heads, self.window, model.head_dim)
+        self.keys, self.values = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
 
-    @torch.inference_mode()
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        """See `Decoder.step`."""
-        if max(self.positions) >= self.window:
-            raise ValueError(f"Decoder's window of {self.window} positions is full: read() it anew")
-        read = np.array(tokens, np.int64)
-        if read.min() < 0 or read.max() >= self.model.vocabulary:
-            raise IndexError(
-                f"Decoder expects tokens from 0 to {self.model.vocabulary - 1}, got {read.tolist()}"
-            )
-        size = self.model.vocabulary
-        logits = np.empty((len(read), panels.padded(size)), np.float32)
-        kernel.step(
-            read, np.array(self.positions, np.int64), self.weights, self.sizes,
-            self.keys.numpy(), self.values.numpy(), logits,
-        )  # fmt: skip
-        self.positions = [position + 1 for position in self.positions]
-        return torch.from_numpy(logits)[:, :size]
+    def _copy(self, source: int, target: int, length: int) -> None:
+        for kept in (self.keys, self.values):
+            kept[:, target, :, :length] = kept[:, source, :, :length]
+
+    def _read(self, slots: Sequence[int], tokens: Sequence[Sequence[int]], every: bool) -> Tensor:
+        counts = [len(some) for some in tokens]
+        read = np.fromiter((token for some in tokens for token in some), np.int64)
+        where = np.repeat(np.array(slots, np.int64), counts)
+        at = np.concatenate(
+            [np.arange(n) + self.lengths[s] for s, n in zip(slots, counts, strict=True)]
+        )
+        wanted = np.arange(len(read)) if every else np.cumsum(counts) - 1
+        logits = np.empty((len(wanted), panels.padded(self.vocabulary)), np.float32)
+        done = 0
+        for begin in range(0, len(read), BLOCK):
+            some = slice(begin, begin + BLOCK)
+            last = int(np.searchsorted(wanted, begin + BLOCK))
+            kernel.step(
+                read[some], where[some], at[some], wanted[done:last] - begin, self.weights, self.sizes,
+                self.keys, self.values, logits[done:last],
+            )  # fmt: skip
+            done = last
+        return torch.from_numpy(logits)[:, : self.vocabulary]
 
 
 # --- private ----------------------------------------------------------------------------------------

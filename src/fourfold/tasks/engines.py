@@ -22,7 +22,8 @@ from fourfold.core.evaluation import held_out
 from fourfold.core.run import Run
 from fourfold.core.state import write_text
 from fourfold.data.text import TextData
-from fourfold.models.generation import Decoder
+from fourfold.models.decoder import Decoder
+from fourfold.models.torch_decoder import TorchDecoder
 from fourfold.models.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -48,10 +49,12 @@ DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 class Engine(NamedTuple):
     """What continues a text."""
 
-    dtype: torch.dtype | None
-    """In which torch multiplies; None is the faster one here."""
-    make: Callable[[int, int], Decoder] | None
-    """From rows and window to a decoder; None is torch's."""
+    name: EngineName
+    """torch or compiled."""
+    precision: Precision
+    """Of the weights that are multiplied by; auto is the faster one here, of torch."""
+    make: Callable[[int, int], Decoder]
+    """From slots and window to a decoder; all that are made share their weights where the engine is compiled."""
 
 
 class Cost(NamedTuple):
@@ -103,8 +106,12 @@ def chosen(
     if engine == "torch" or precision == "bfloat16" or (
         engine == "auto" and precision != "int8" and not _pays(model, tokens)
     ):  # fmt: skip
-        exact = precision == "auto" and temperature == 0
-        return Engine(torch.float32 if exact else DTYPES[precision], None)
+        if precision == "auto" and temperature == 0:
+            precision = "float32"
+        dtype = DTYPES[precision]
+        return Engine(
+            "torch", precision, lambda slots, window: TorchDecoder(model, slots, dtype, window)
+        )
     return _compiled(run, model, precision, temperature)
 
 
@@ -164,7 +171,8 @@ def _compiled(run: Run, model: Transformer, precision: str, temperature: float) 
 
     if not compiled_before():
         run.console.say("Compiling the decoder, once on this machine.")
-    kind, more = "float32", ""
+    kind: Literal["float32", "int8"] = "float32"
+    more = ""
     if precision == "int8" or (precision == "auto" and temperature > 0 and HAS_VNNI):
         probe = CompiledDecoder(model, ROWS, "int8", LENGTH)
         cost = int8_cost(run, model, probe)
@@ -175,22 +183,20 @@ def _compiled(run: Run, model: Transformer, precision: str, temperature: float) 
     run.console.say(f"Engine: compiled, {kind}{more}.")
     weights = first.weights
     return Engine(
-        torch.float32,
-        lambda rows, window: CompiledDecoder(model, rows, kind, window, weights),
+        "compiled",
+        kind,
+        lambda slots, window: CompiledDecoder(model, slots, kind, window, weights),
     )
 
 
 @torch.inference_mode()
 def _measured(run: Run, model: Transformer, decoder: CompiledDecoder) -> Cost:
     tokens, each = _sample(run, model)
-    rows, length = tokens.shape[0], min(tokens.shape[1] - 1, decoder.window)
-    tokens = tokens[:, : length + 1]
+    rows = tokens.shape[0]
     exact = model(tokens[:, :-1]).float()
-    decoder.positions = [0] * len(decoder.positions)
-    spare = [0] * (len(decoder.positions) - rows)
-    found = torch.stack(
-        [decoder.step([*column.tolist(), *spare])[:rows] for column in tokens[:, :-1].T], 1
-    )
+    for row in range(rows):
+        decoder.cut(row)
+    found = decoder.read(range(rows), tokens[:, :-1].tolist(), every=True).view_as(exact)
     error = float((found - exact).std() / exact.std().clamp_min(1e-9))
     if each is None:
         return Cost(None, None, error)

@@ -130,7 +130,6 @@ class TransformerLanguage(DecoderOnly, LanguageModel):
         reader = TransformerReader(
             model,
             vocabulary_of(run.data),
-            taken.dtype,
             apart=_apart(run),
             say=run.console.say,
             make=taken.make,

@@ -14,7 +14,9 @@ from fourfold.core.types import Picture
 from fourfold.data.text import segments_of
 from fourfold.data.vocabulary import Vocabulary
 from fourfold.look.figures import picture, subplots
-from fourfold.models.generation import Decoder, Sampling, advance, generate
+from fourfold.models.decoder import Decoder, advance
+from fourfold.models.generation import Sampling, generate
+from fourfold.models.torch_decoder import TorchDecoder
 from fourfold.models.transformer import Transformer
 from fourfold.tasks.reader import Reader
 
@@ -27,39 +29,37 @@ LOGITS = 1 << 25
 
 
 class TransformerReader(Reader):
-    """Reads with a cache; a full window goes on from its last half. Everything in float32, but what `read_on` says.
+    """Reads with a cache; a full window goes on from its last half. Everything in float32, but what `make` says.
 
     A state is the decoder, the logits of what comes next, and the tokens of each row's window.
 
     Args:
         model: not changed.
         vocabulary: of its tokens.
-        dtype: in which `read_on` multiplies; None takes the faster one here.
         window: most tokens looked back at; None takes the model's window.
         apart: whether a document sees nothing before its own end token, as it was trained (`Text.document_mask`).
         say: what becomes of sentences for the user.
-        make: the decoder of `read_on` where it is another one, from rows and window.
+        make: the decoder of `read_on` where it is another one, from slots and window.
     """
 
     def __init__(
         self,
         model: Transformer,
         vocabulary: Vocabulary,
-        dtype: torch.dtype | None = torch.float32,
         window: int | None = None,
         *,
         apart: bool = False,
         say: Callable[[str], None] = lambda sentence: None,
         make: Callable[[int, int], Decoder] | None = None,
     ) -> None:
-        self.model, self.vocabulary, self.dtype, self.apart = model, vocabulary, dtype, apart
+        self.model, self.vocabulary, self.apart = model, vocabulary, apart
         self.window, self.say, self.make = window or model.window, say, make
 
     def start(self, rows: int = 1) -> Any:
         """See `Reader.start`."""
-        decoder = Decoder(self.model, rows, torch.float32, self.window)
+        decoder = TorchDecoder(self.model, rows, torch.float32, self.window)
         past = [[self.vocabulary.opening] for _ in range(rows)]
-        return decoder, decoder.read(past), past
+        return decoder, decoder.read(range(rows), past), past
 
     def next(self, state: Any) -> Tensor:
         """See `Reader.next`."""
@@ -72,10 +72,10 @@ class TransformerReader(Reader):
         for row, token in enumerate(read):
             if self.apart and token == self.vocabulary.end:
                 past[row].clear()
-                decoder.positions[row] = 0
+                decoder.cut(row)
             past[row].append(token)
             del past[row][: -self.window]
-        return decoder, advance(decoder, read, past, [True] * len(past)), past
+        return decoder, advance(decoder, range(len(past)), past), past
 
     def surprises(self, tokens: np.ndarray) -> np.ndarray:
         """See `Reader.surprises`: at least half a window precedes each token where there is as much."""
@@ -110,7 +110,7 @@ class TransformerReader(Reader):
             sampling=sampling,
             generators=generators,
             never=never,
-            dtype=self.dtype,
+            dtype=torch.float32,
             make=self.make,
         )
         return _until(stream, self.vocabulary.ends)
