@@ -249,6 +249,7 @@ def test_a_short_name_that_two_have_is_refused() -> None:
         ({"layers": "1,x"}, "--layers"),
         ({"layers": "[1,"}, "[1,: not valid JSON"),
         ({"ema": 1.0}, "--optimizer.ema: expected less than 1"),
+        ({"rates": "3,1"}, "--optimizer.rates: expected names with their values, as a=1,b=2 or JSON, got '3,1'"),
     ],
 )  # fmt: skip
 def test_values_out_of_range_name_their_field(given_: dict[str, Any], message: str) -> None:

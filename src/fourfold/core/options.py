@@ -393,6 +393,8 @@ def _sentence(part: type[Part], error: ValidationError, where: str) -> str:
     message = first["msg"][0].lower() + first["msg"][1:]
     if first["type"] == "missing" and isinstance(first["loc"][-1], int):
         message = f"{1 + max(_places(error, first['loc'][:-1]))} values"
+    elif first["type"] == "dict_type":
+        message = "names with their values, as a=1,b=2 or JSON"
     message = message.removeprefix("value error, ").removeprefix("input should be ")
     if not names:
         return f"{prefix}{message}"
