@@ -26,13 +26,13 @@ from fourfold.data.conversation_sources import (
 from fourfold.data.corpus import SPLITS
 from fourfold.data.loading import Indexed
 from fourfold.data.packing import pack
+from fourfold.data.splits import Shares
 from fourfold.data.templated import WINDOW, Templated, ready, taken_over
 from fourfold.data.text import IGNORE, TextData, load_vocabulary
 from fourfold.data.turns import Conversation
 from fourfold.data.vocabulary import Vocabulary
 
 FORMAT = 1
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Conversations(DataOptions):
@@ -62,15 +62,11 @@ class Conversations(DataOptions):
     """What a token is, where no earlier run says so."""
     vocabulary: PositiveInt | None = None
     """Entries of a vocabulary that is made anew: see the same option of text."""
-    split: tuple[Share, Share, Share] = (0.9, 0.05, 0.05)
+    split: Shares = (0.9, 0.05, 0.05)
     """Shares of training, validation and test; their sum is 1. Conversations that are equal are in one split."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if abs(sum(self.split) - 1) > 1e-6 or self.split[0] == 0:
-            raise ValueError(
-                f"split: expected shares that sum to 1, training not 0, got {self.split}"
-            )
         if self.texts and not self.replay:
             raise ValueError(
                 "texts without replay: none of them would be read; replay is the share of rows that are text"

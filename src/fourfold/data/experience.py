@@ -9,12 +9,12 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from annotated_types import Ge, Le
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveFloat, PositiveInt
 from torch import nn
 
 from fourfold.core.errors import UserError
@@ -22,14 +22,14 @@ from fourfold.core.parts import Batch, Data, DataOptions, Split
 from fourfold.data.chat_tokens import Encoded, encode_chats, special_tokens
 from fourfold.data.corpus import SPLITS
 from fourfold.data.preference_rows import prompt_of
-from fourfold.data.preferences import packed, split_by_prompt
+from fourfold.data.preferences import packed
+from fourfold.data.prompted import Prompted
 from fourfold.data.records import sourced
-from fourfold.data.templated import Frame, Templated, begun, store, stored, taken_over
+from fourfold.data.templated import Frame, Templated, store, stored, taken_over
 from fourfold.data.turns import Conversation, Turn
 
 EVERY = "0123456789 abcdefghijklmnopqrstuvwxyz"
 """What a vocabulary that is made of prompts alone holds besides them."""
-Share = Annotated[float, Field(ge=0, le=1)]
 Answers = list[np.ndarray]
 
 
@@ -57,17 +57,13 @@ class Answering(Protocol):
         """The reference's own answers, where the objective compares with them."""
 
 
-class Experience(DataOptions):
+class Experience(Prompted):
     """Prompts, and how answers to them are drawn and learned from."""
 
     loose: ClassVar[frozenset[str]] = DataOptions.loose | {
         "prompts", "answers", "passes", "tokens", "temperature", "long", "faulty",
     }  # fmt: skip
 
-    template: str = "auto"
-    """How turns become text: that of the model begun from, or plain, chatml, llama3, or a file of Jinja."""
-    window: PositiveInt | None = None
-    """Most positions of a prompt with its answer; None takes the window of the model begun from."""
     prompts: PositiveInt = 16
     """Prompts of a roll-out."""
     answers: PositiveInt = 4
@@ -81,24 +77,12 @@ class Experience(DataOptions):
     temperature: PositiveFloat = 1.0
     """Divides the logits when answers are drawn. The probabilities that are learned from are those without it, so
     another temperature than 1 makes what is drawn differ from what is thought to be drawn."""
-    unit: Literal["byte", "character", "bpe"] = "bpe"
-    """What a token is, where no earlier run says so."""
-    vocabulary: PositiveInt | None = None
-    """Entries of a vocabulary that is made anew: see the same option of text."""
     long: Literal["cut", "error", "drop"] = "drop"
     """What becomes of prompts that leave no room for an answer: cut at their beginning, refused, or left out."""
     faulty: Literal["error", "drop"] = "error"
     """What becomes of rows without a prompt."""
-    split: tuple[Share, Share, Share] = (0.9, 0.05, 0.05)
-    """Shares of training, validation and test; their sum is 1. Equal prompts are in one split."""
     most: Annotated[int, Ge(1), Le(100_000)] = 256
     """Prompts of the validation and test splits that are answered for a measurement, the first ones."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if abs(sum(self.split) - 1) > 1e-6 or self.split[0] == 0:
-            raise ValueError(f"split: expected shares that sum to 1, training not 0, got {self.split}")  # fmt: skip
-        return self
 
     def open(self, sources: Any, *, seed: int = 0, valid: Any = None) -> ExperienceData:
         """As `adopt`, from nothing: the vocabulary is made of the training split's prompts."""
@@ -332,34 +316,23 @@ def _opened(
     held = _read(options, valid, names, notes, digest) if valid is not None else None
     if not rows:
         raise UserError("no prompt to answer: the sources hold no row")
-    train, wanted, test = options.split
-    parts: dict[Split, list[Row]]
-    if whole:
-        parts = {"train": [], "valid": [], "test": rows}
-    elif held is not None:
-        parts = split_by_prompt(rows, _asked, (train + wanted, 0.0, test), seed)
-        parts["valid"] = held
-    else:
-        parts = split_by_prompt(rows, _asked, options.split, seed)
+    parts = options.parted(rows, held, lambda row: row[1], seed, whole=whole)
     if frame is None:
         # an answer of every digit and letter: what is to be said must be in the vocabulary
         turns = [(*asked, Turn("assistant", EVERY)) for _, asked, _ in parts["train"]]
-        frame = begun(options.template, options.window, options.unit, options.vocabulary, turns)
+        frame = options.begun(turns)
     found: dict[Split, list[Prompt]] = {}
     for split in SPLITS:
         found[split] = _fitting(options, frame, parts[split], split, notes)
     if parts["train"] and not found["train"]:
         raise UserError(f"no prompt of the training split leaves room for an answer in {frame.window} positions")  # fmt: skip
-    for split, share in zip(SPLITS, options.split, strict=True):
-        if share and found["train"] and not found[split]:
-            notes.append(f"there are so few prompts that the {split} split is empty")
+    notes += options.empty(found)
     about = {
         "source": ", ".join(names[:3]),
         "prompts": {split: len(some) for split, some in found.items()},
         "notes": notes,
     }
-    key = [digest.hexdigest(), frame.vocabulary.digest, frame.chat.source, frame.window, seed, options.split]  # fmt: skip
-    fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    fingerprint = options.fingerprint(digest.hexdigest(), frame, seed)
     return ExperienceData(options, frame, seed, fingerprint, about, found)
 
 
@@ -387,10 +360,6 @@ def _read(options: Experience, sources: Any, names: list[str], notes: list[str],
         if not found:
             raise UserError(f"no row has a prompt; the first: {faulty[0]}")
     return found
-
-
-def _asked(row: Row) -> Conversation:
-    return row[1]
 
 
 def _fitting(options: Experience, frame: Frame, rows: list[Row], split: Split, notes: list[str]) -> list[Prompt]:  # fmt: skip

@@ -11,11 +11,11 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 from torch import nn
 
 from fourfold.core.errors import UserError
@@ -35,8 +35,9 @@ from fourfold.data.pair_encoding import (
 )
 from fourfold.data.pair_lengths import Long, counted
 from fourfold.data.pair_sources import Sides, read_pairs
+from fourfold.data.splits import Shares
 from fourfold.data.subwords import Subwords
-from fourfold.data.text import IGNORE, Share, Unit, learn_vocabulary, load_vocabulary
+from fourfold.data.text import IGNORE, Unit, learn_vocabulary, load_vocabulary
 from fourfold.data.vocabulary import Vocabulary
 
 FORMAT = 1
@@ -84,16 +85,8 @@ class Pairs(DataOptions):
     """Column or key of the sources in tables; in a folder the end of their file's name, as en of train.en."""
     target: str = "target"
     """Column or key of the targets, or the end of their file's name."""
-    split: tuple[Share, Share, Share] = (0.9, 0.05, 0.05)
+    split: Shares = (0.9, 0.05, 0.05)
     """Shares of training, validation and test; their sum is 1. Pairs with the same source stay together."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if abs(sum(self.split) - 1) > 1e-6 or self.split[0] == 0:
-            raise ValueError(
-                f"split: expected shares that sum to 1, training not 0, got {self.split}"
-            )
-        return self
 
     @property
     def units(self) -> tuple[Unit, Unit]:

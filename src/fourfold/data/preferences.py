@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import PositiveInt
 
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Batch, Data, DataOptions, Split
@@ -20,28 +20,21 @@ from fourfold.data.corpus import SPLITS
 from fourfold.data.loading import Indexed
 from fourfold.data.packing import pack
 from fourfold.data.preference_rows import Pair, pair
+from fourfold.data.prompted import Prompted
 from fourfold.data.records import Record, sourced
-from fourfold.data.templated import Frame, Templated, begun, store, stored, taken_over
+from fourfold.data.templated import Frame, Templated, store, stored, taken_over
 from fourfold.data.text import IGNORE
 from fourfold.data.turns import Conversation, Turn
 
-Row = TypeVar("Row")
-FEW = 5
-"""Prompts from which one at least is held out."""
 ROUND = 64
 """Rows of a batch are as long as its longest sequence, rounded up to this."""
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Preferences(DataOptions):
+class Preferences(Prompted):
     """Pairs of a better and a worse answer."""
 
     loose: ClassVar[frozenset[str]] = DataOptions.loose | {"long", "faulty", "others"}
 
-    template: str = "auto"
-    """How turns become text: that of the model begun from, or plain, chatml, llama3, or a file of Jinja."""
-    window: PositiveInt | None = None
-    """Most positions of a prompt with its answer; None takes the window of the model begun from, or 512."""
     batch: PositiveInt = 8
     """Pairs per micro-batch."""
     long: Literal["cut", "error", "drop"] = "cut"
@@ -49,20 +42,8 @@ class Preferences(DataOptions):
     An answer is never cut: a pair whose answers do not fit is left out, or refused."""
     faulty: Literal["error", "drop"] = "error"
     """What becomes of rows that are no pairs."""
-    unit: Literal["byte", "character", "bpe"] = "bpe"
-    """What a token is, where no earlier run says so."""
-    vocabulary: PositiveInt | None = None
-    """Entries of a vocabulary that is made anew: see the same option of text."""
     others: bool = False
     """Add the prompts with the answers to others, as KTO's baseline needs."""
-    split: tuple[Share, Share, Share] = (0.9, 0.05, 0.05)
-    """Shares of training, validation and test; their sum is 1. Pairs of one prompt are in one split."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if abs(sum(self.split) - 1) > 1e-6 or self.split[0] == 0:
-            raise ValueError(f"split: expected shares that sum to 1, training not 0, got {self.split}")  # fmt: skip
-        return self
 
     def open(self, sources: Any, *, seed: int = 0, valid: Any = None) -> PreferenceData:
         """As `adopt`, from nothing: the vocabulary is made of the training split's pairs."""
@@ -210,22 +191,6 @@ def packed(sequences: Sequence[Encoded], most: int, end: int) -> dict[str, torch
     return {name: torch.from_numpy(array) for name, array in found.items()}
 
 
-def split_by_prompt(rows: Sequence[Row], prompt: Callable[[Row], Conversation], shares: tuple[float, float, float], seed: int) -> dict[Split, list[Row]]:  # fmt: skip
-    """Rows in their order; those of one prompt go to one split."""
-    prompts = list(dict.fromkeys(prompt(row) for row in rows))
-    order = np.random.default_rng([seed, 0x9A1B]).permutation(len(prompts))
-    held, test = held_out_counts(len(prompts), shares)
-    kinds: dict[Conversation, Split] = {}
-    for place, number in enumerate(order.tolist()):
-        kinds[prompts[number]] = (
-            "test" if place < test else "valid" if place < test + held else "train"
-        )
-    found: dict[Split, list[Row]] = {split: [] for split in SPLITS}
-    for row in rows:
-        found[kinds[prompt(row)]].append(row)
-    return found
-
-
 # --- private ------------------------------------------------------------------------------------------
 
 
@@ -280,44 +245,23 @@ def _opened(
     held = reader.read(valid) if valid is not None else None
     if not rows:
         raise UserError(f"no pair to learn from{reader.why()}")
-    train, wanted, test = options.split
-    parts: dict[Split, list[tuple[str, Pair]]]
-    if whole:
-        parts = {"train": [], "valid": [], "test": rows}
-    elif held is not None:
-        parts = split_by_prompt(rows, _asked, (train + wanted, 0.0, test), seed)
-        parts["valid"] = held
-    else:
-        parts = split_by_prompt(rows, _asked, options.split, seed)
+    parts = options.parted(rows, held, lambda row: row[1].prompt, seed, whole=whole)
     if frame is None:
-        turns = [t for _, each in parts["train"] for t in _both(each)]
-        frame = begun(options.template, options.window, options.unit, options.vocabulary, turns)
+        frame = options.begun([t for _, each in parts["train"] for t in _both(each)])
     encoded, kept = {}, {}
     for split in SPLITS:
         encoded[split], kept[split] = reader.fitting(frame, parts[split], split)
     if parts["train"] and not encoded["train"]:
         raise UserError(f"no pair of the training split fits {frame.window} positions")
     about = reader.about(kept, encoded)
-    key = [reader.digest(), frame.vocabulary.digest, frame.chat.source, frame.window, seed, options.split]  # fmt: skip
-    fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    fingerprint = options.fingerprint(reader.digest(), frame, seed)
     return PreferenceData(options, frame, seed, fingerprint, about, kept, encoded)
-
-
-def _asked(row: tuple[str, Pair]) -> Conversation:
-    return row[1].prompt
 
 
 def _both(each: Pair) -> tuple[Conversation, Conversation]:
     """The conversations that end with the chosen and with the rejected answer."""
     chosen, rejected = (Turn("assistant", a) for a in (each.chosen, each.rejected))
     return (*each.prompt, chosen), (*each.prompt, rejected)
-
-
-def held_out_counts(prompts: int, shares: tuple[float, float, float]) -> tuple[int, int]:
-    """How many of so many prompts are validation and test: one at least where a share is asked and there are a few."""
-    least = int(prompts >= FEW)
-    held, test = (max(round(share * prompts), least if share else 0) for share in shares[1:])
-    return held, test
 
 
 class _Reader:
@@ -395,9 +339,7 @@ class _Reader:
                     self.notes.append(f"{split}: {many} pairs are longer than the window and {how}")
         if self.faulty:
             self.notes.append(f"{len(self.faulty)} rows left out as faulty: {self.faulty[0]}")
-        for split, share in zip(SPLITS, self.options.split, strict=True):
-            if share and pairs["train"] and not pairs[split]:
-                self.notes.append(f"there are so few prompts that the {split} split is empty")
+        self.notes += self.options.empty(pairs)
         longer = [len(p.chosen) > len(p.rejected) for p in pairs["train"]]
         found: dict[str, Any] = {
             "source": ", ".join(self.names[:3]),

@@ -16,22 +16,21 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import (
-    Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    model_validator,
 )
 
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Batch, Data, DataOptions, Split
 from fourfold.core.state import write_text
 from fourfold.data.readers import documents
+from fourfold.data.splits import Shares
 from fourfold.data.text_sources import find_origins
 
 if TYPE_CHECKING:
@@ -44,7 +43,6 @@ HELD = 1 << 26
 HAN = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))
 """Ideographs and kana, written without spaces: a word of its own each, unless a segmenter joins them."""
 ENDINGS = ".!?;\u2026\u3002\uff01\uff1f\uff0e\uff1b"
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Sentences(DataOptions):
@@ -69,7 +67,7 @@ class Sentences(DataOptions):
     """Words of context on either side at most; the real number is drawn from 1 to this at every word."""
     batch: PositiveInt = 1024
     """Words in a batch of evaluation, and of a search by blocks."""
-    split: tuple[Share, Share, Share] = (1.0, 0.0, 0.0)
+    split: Shares = (1.0, 0.0, 0.0)
     """Shares of training, validation and test, cut by sentences; their sum is 1."""
     field: str = "text"
     """Column or key that holds the text in .jsonl, .json, .csv, .tsv and .parquet files."""
@@ -81,14 +79,6 @@ class Sentences(DataOptions):
     loose: ClassVar[frozenset[str]] = frozenset(
         {"batch", "split", "strict", "window", "thin", "grow"}
     )
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if abs(sum(self.split) - 1) > 1e-6 or self.split[0] == 0:
-            raise ValueError(
-                f"split: expected shares that sum to 1, training not 0, got {self.split}"
-            )
-        return self
 
     def open(self, sources: Any, *, seed: int = 0, valid: Any = None) -> SentencesData:
         """Read texts, find their words, and number those that are frequent enough.

@@ -9,11 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import AfterValidator, Field
 
 NONE, TRAIN, VALID, TEST = -1, 0, 1, 2
 """The part of a row; NONE is left out."""
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A part of a whole."""
+
+
+def _whole(shares: tuple[float, float, float]) -> tuple[float, float, float]:
+    if abs(sum(shares) - 1) > 1e-6 or shares[0] == 0:
+        raise ValueError(f"expected shares that sum to 1, training not 0, got {shares}")
+    return shares
+
+
+Shares = Annotated[tuple[Share, Share, Share], AfterValidator(_whole)]
+"""An option: the shares of training, validation and test."""
 
 
 @dataclass(frozen=True)

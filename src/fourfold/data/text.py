@@ -7,11 +7,11 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
 from fourfold.core.errors import UserError, nearest
@@ -24,6 +24,7 @@ from fourfold.data.loading import Indexed
 from fourfold.data.mixture import Mixture, mixed, weight_of
 from fourfold.data.readers import Origin
 from fourfold.data.spaced import Jieba, Spaced
+from fourfold.data.splits import Shares
 from fourfold.data.subwords import Subwords
 from fourfold.data.text_sources import find_origins
 from fourfold.data.tokens import Measures, encode_splits
@@ -37,7 +38,6 @@ WORDS: dict[str, type[Words | Spaced | Jieba]] = {
 """Vocabularies of words, by unit."""
 IGNORE = -100
 """Target of positions that do not count."""
-Share = Annotated[float, Field(ge=0, le=1)]
 Unit = Literal["byte", "character", "word", "space", "jieba", "bpe"]
 
 
@@ -70,7 +70,7 @@ class Text(DataOptions):
     """A Hugging Face tokenizer.json (or a folder with one) to use as it is; it takes the place of `unit`."""
     field: str = "text"
     """Column or key that holds the text in .jsonl, .json, .csv, .tsv and .parquet files."""
-    split: tuple[Share, Share, Share] = (0.9, 0.05, 0.05)
+    split: Shares = (0.9, 0.05, 0.05)
     """Shares of training, validation and test; their sum is 1."""
     strict: bool = False
     """Refuse a folder with files that are no text; otherwise they are left out and counted."""
@@ -94,10 +94,6 @@ class Text(DataOptions):
         if self.mixture is not None and self.training is not None:
             raise ValueError(
                 "mixture: weighs the sources' training splits, which training replaces"
-            )
-        if abs(sum(self.split) - 1) > 1e-6 or self.split[0] == 0:
-            raise ValueError(
-                f"split: expected shares that sum to 1, training not 0, got {self.split}"
             )
         if self.ordered and self.context > 1:
             raise ValueError(
