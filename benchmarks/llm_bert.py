@@ -10,12 +10,7 @@ Each measurement is a process of its own.
 from __future__ import annotations
 
 import json
-import resource
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,13 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.side_by_side import data_file, ratio
+from benchmarks.side_by_side import data_file
+from benchmarks.trainers import apart, by_fastest, clock, in_turn, measured, ours_timed
 from fourfold import api
 from fourfold.core.run import Run
 from fourfold.models.bert_folder import load_bert, save_bert
-from fourfold.optimizers.search import Search
 
-ROOT = Path(__file__).parents[1]
 TEXT = "tinyshakespeare/input.txt"
 SHAPE: dict[str, Any] = {
     "layers": 4, "width": 256, "heads": 4, "data.window": 128, "data.vocabulary": 8000, "data.batch": 16,
@@ -72,17 +66,7 @@ def ours(folder: Path, contender: str, seconds: float) -> dict[str, float]:
     precision = "float32" if "float32" in contender else "auto"
     run = begun(**{"optimizer.precision": precision})
     run.model.load_state_dict(load_bert(folder)[0].state_dict())
-    run.model.train()
-    search = Search(run.system.optimizer, run.objective, run.model, run.data, run)  # type: ignore[arg-type]
-    batches = search._batches()
-    for _ in range(WARM):
-        search.step(next(batches))
-    began, read, steps = time.perf_counter(), 0, 0
-    while time.perf_counter() - began < seconds:
-        step = next(batches)
-        search.step(step)
-        read, steps = read + sum(b["tokens"].numel() for b in step), steps + 1
-    return _measured(read, steps, time.perf_counter() - began)
+    return ours_timed(run, seconds, WARM, tokens=lambda batch: batch["tokens"].numel())
 
 
 def theirs(folder: Path, contender: str, seconds: float) -> dict[str, float]:
@@ -93,7 +77,6 @@ def theirs(folder: Path, contender: str, seconds: float) -> dict[str, float]:
         BertForMaskedLM,
         DataCollatorForLanguageModeling,
         Trainer,
-        TrainerCallback,
         TrainingArguments,
     )
 
@@ -106,43 +89,14 @@ def theirs(folder: Path, contender: str, seconds: float) -> dict[str, float]:
         disable_tqdm=True,
     )  # fmt: skip
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
-        began, steps = 0.0, 0
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> Any:
-            if state.global_step == WARM:
-                self.began = time.perf_counter()
-            elif state.global_step > WARM:
-                self.steps, self.taken = state.global_step - WARM, time.perf_counter() - self.began
-                control.should_training_stop = self.taken > seconds
-            return control
-
-    clock = Clock()
+    timer = clock(seconds, WARM)
     collator = DataCollatorForLanguageModeling(tokenizer=tokenizer, mlm_probability=0.15)
     trainer = Trainer(
-        model, args=arguments, train_dataset=rows, data_collator=collator, callbacks=[clock]
+        model, args=arguments, train_dataset=rows, data_collator=collator, callbacks=[timer]
     )
     trainer.train()
-    read = clock.steps * SHAPE["data.batch"] * SHAPE["data.window"]
-    return _measured(read, clock.steps, clock.taken)
-
-
-def _measured(read: int, steps: int, seconds: float) -> dict[str, float]:
-    return {
-        "tokens a second": read / seconds,
-        "steps": steps,
-        "peak memory (MiB)": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
-
-
-def apart(folder: Path, contender: str, seconds: float) -> dict[str, float]:
-    """One measurement in a process of its own, as its user runs it."""
-    command = [sys.executable, "-m", "benchmarks.llm", "bert-one", "--contender", contender]
-    command += ["--folder", str(folder), "--seconds", str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    if done.returncode:
-        raise SystemExit(f"{contender}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    read = timer.steps * SHAPE["data.batch"] * SHAPE["data.window"]
+    return measured(timer.steps, timer.taken, tokens=read)
 
 
 def one(folder: Path, contender: str, seconds: float) -> None:
@@ -155,21 +109,11 @@ def bert(rounds: int, seconds: float, contenders: tuple[str, ...] = CONTENDERS) 
     """Contenders in turn, round after round."""
     import transformers
 
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         about = prepare(folder)
-        for _ in range(rounds):
-            for name in contenders:
-                found[name].append(apart(folder, name, seconds))
-                print(name, {k: round(v, 1) for k, v in found[name][-1].items()}, flush=True)
-    result: dict[str, Any] = {"transformers": transformers.__version__, **about, "measured": found}
-    rates = {name: [m["tokens a second"] for m in each] for name, each in found.items()}
-    theirs_ = [name for name in contenders if name.startswith("transformers")]
-    for name in (n for n in contenders if n.startswith("fourfold")):
-        peers = [p for p in theirs_ if "float32" in p] if "float32" in name else theirs_
-        if peers:
-            fastest = max(peers, key=lambda p: statistics.median(rates[p]))
-            result[f"{name}, times {fastest}"] = round(ratio(rates, name, fastest), 2)
-            print(f"{name}: {result[f'{name}, times {fastest}']} x {fastest}", flush=True)
-    return result
+        how = "--folder", folder, "--seconds", seconds
+        alone = lambda name: apart("benchmarks.llm", "bert-one", "--contender", name, *how)  # noqa: E731
+        *_, found = in_turn(contenders, rounds, alone)
+    ratios = by_fastest(found, "tokens a second")
+    return {"transformers": transformers.__version__, **about, "measured": found, **ratios}

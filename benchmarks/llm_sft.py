@@ -8,29 +8,26 @@ are its defaults. On a CPU its packing (padding-free) masks all rows of a step a
 from __future__ import annotations
 
 import json
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.side_by_side import data_file, ratio
+from benchmarks.side_by_side import data_file
+from benchmarks.trainers import apart, by_fastest, clock, in_turn, measured, ours_timed
 from fourfold import api
 from fourfold.core.run import Run
 from fourfold.models.adapters import give
 from fourfold.models.families import load_model, save_model
-from fourfold.optimizers.search import Search
 
-ROOT = Path(__file__).parents[1]
 CONVERSATIONS = "instruction-preference-demo/alpaca_en_demo.json.gz"
+WARM = 3
+"""Steps that are not timed."""
 ROWS = 8
 """Rows of a step where conversations are packed."""
 SHAPE: dict[str, Any] = {
@@ -84,26 +81,18 @@ def ours(folder: Path, contender: str, seconds: float) -> dict[str, float]:
         run.system = run.system.model_copy(update=LORA)
         run.model = run.system.build(run.data)
     give(run.model, load_model(folder)[0].state_dict())
-    run.model.train()
-    search = Search(run.system.optimizer, run.objective, run.model, run.data, run)  # type: ignore[arg-type]
-    batches = search._batches()
-    for _ in range(3):
-        search.step(next(batches))
-    began, said, read, steps = time.perf_counter(), 0, 0, 0
-    while time.perf_counter() - began < seconds:
-        step = next(batches)
-        search.step(step)
-        said += sum(int((b["targets"] >= 0).sum()) for b in step)
-        read += sum(int((b["segments"] > 0).sum()) for b in step)
-        steps += 1
-    return _measured(said, read, steps, time.perf_counter() - began)
+    return ours_timed(
+        run, seconds, WARM,
+        assistant_tokens=lambda batch: int((batch["targets"] >= 0).sum()),
+        tokens=lambda batch: int((batch["segments"] > 0).sum()),
+    )  # fmt: skip
 
 
 def theirs(folder: Path, contender: str, seconds: float) -> dict[str, float]:
     """SFTTrainer's own loop; what a step holds is counted where its batch is made."""
     warnings.simplefilter("ignore")
     from datasets import Dataset, disable_progress_bars
-    from transformers import AutoTokenizer, LlamaForCausalLM, TrainerCallback
+    from transformers import AutoTokenizer, LlamaForCausalLM
     from trl import SFTConfig, SFTTrainer
 
     disable_progress_bars()
@@ -141,45 +130,12 @@ def theirs(folder: Path, contender: str, seconds: float) -> dict[str, float]:
         made.append((said, sum(len(e["input_ids"]) for e in examples)))
         return batch
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
-        began, steps = 0.0, 0
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> Any:
-            if state.global_step == 3:
-                self.began = time.perf_counter()
-            elif state.global_step > 3:
-                self.steps, self.taken = state.global_step - 3, time.perf_counter() - self.began
-                control.should_training_stop = self.taken > seconds
-            return control
-
-    clock = Clock()
+    timer = clock(seconds, WARM)
     trainer.data_collator = counting
-    trainer.add_callback(clock)
+    trainer.add_callback(timer)
     trainer.train()
-    counted = made[3 : 3 + clock.steps]
-    return _measured(
-        sum(c[0] for c in counted), sum(c[1] for c in counted), clock.steps, clock.taken
-    )
-
-
-def _measured(said: int, read: int, steps: int, seconds: float) -> dict[str, float]:
-    return {
-        "assistant tokens a second": said / seconds,
-        "tokens a second": read / seconds,
-        "tokens a step": read / steps,
-        "steps": steps,
-        "peak memory (MiB)": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
-
-
-def apart(folder: Path, contender: str, seconds: float) -> dict[str, float]:
-    """One measurement in a process of its own, as its user runs it."""
-    command = [sys.executable, "-m", "benchmarks.llm", "sft-one", "--contender", contender]
-    command += ["--folder", str(folder), "--seconds", str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    if done.returncode:
-        raise SystemExit(f"{contender}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    said, read = map(sum, zip(*made[WARM : WARM + timer.steps], strict=True))
+    return measured(timer.steps, timer.taken, assistant_tokens=said, tokens=read)
 
 
 def one(folder: Path, contender: str, seconds: float) -> None:
@@ -192,37 +148,15 @@ def sft(
     rounds: int, seconds: float, contenders: tuple[str, ...] = CONTENDERS
 ) -> Iterator[dict[str, Any]]:
     """Contenders in turn; the result so far after each round."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         about = prepare(folder)
-        for _ in range(rounds):
-            for name in contenders:
-                found[name].append(apart(folder, name, seconds))
-                print(name, {k: round(v, 1) for k, v in found[name][-1].items()}, flush=True)
-            yield {"TRL": version("trl"), **about, **_ratios(found), "measured": found}
+        how = "--folder", folder, "--seconds", seconds
+        alone = lambda name: apart("benchmarks.llm", "sft-one", "--contender", name, *how)  # noqa: E731
+        for found in in_turn(contenders, rounds, alone):
+            ratios = by_fastest(found, "tokens a second", _same_adapter)
+            yield {"TRL": version("trl"), **about, **ratios, "measured": found}
 
 
-def _ratios(found: dict[str, list[dict[str, float]]]) -> dict[str, float]:
-    """Each of ours by its fastest peer, of neighbours in time."""
-    result = {}
-    key = "tokens a second"
-    rates = {name: [m[key] for m in each] for name, each in found.items()}
-    for name, peers in _pairs(found).items():
-        fastest = max(peers, key=lambda p: statistics.median(rates[p]))
-        result[f"{name}, times {fastest}"] = round(ratio(rates, name, fastest), 2)
-        print(f"{name}: {result[f'{name}, times {fastest}']} x {fastest}", flush=True)
-    return result
-
-
-def _pairs(contenders: Iterable[str]) -> dict[str, list[str]]:
-    """What each of ours is measured against: the fastest of these."""
-    theirs = [name for name in contenders if name.startswith("TRL")]
-    found = {}
-    for name in contenders:
-        if name.startswith("fourfold"):
-            alike = [t for t in theirs if ("LoRA" in t) == ("LoRA" in name)]
-            if "float32" in name:
-                alike = [t for t in alike if "float32" in t]
-            found[name] = alike
-    return {name: peers for name, peers in found.items() if peers}
+def _same_adapter(ours: str, peer: str) -> bool:
+    return ("LoRA" in ours) == ("LoRA" in peer)

@@ -13,25 +13,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.side_by_side import data_file, keep, ratio
+from benchmarks.side_by_side import data_file, keep
+from benchmarks.trainers import apart, by_fastest, clock, in_turn, measured, ours_timed
 from fourfold import api
 from fourfold.core.run import Run
 from fourfold.models.families import save_model
-from fourfold.optimizers.search import Search
 
-ROOT = Path(__file__).parents[1]
+WARM = 2
+"""Steps that are not timed."""
+UNITS = {"dpo": "pairs", "grpo": "answers"}
 PAIRS = "instruction-preference-demo/dpo_en_demo.json.gz"
 INSTRUCTIONS = "instruction-preference-demo/alpaca_en_demo.json.gz"
 SHAPE: dict[str, Any] = {
@@ -101,40 +99,21 @@ def ours(folder: Path, what: str, contender: str, seconds: float) -> dict[str, f
         run = begun(folder, "dpo", PAIRS, **{"data.batch": BATCH}, **precision)
     else:
         run = begun(folder, "rlhf", INSTRUCTIONS, **ROLLED, **precision)
-    run.model.train()
-    search = Search(run.system.optimizer, run.objective, run.model, run.data, run)  # type: ignore[arg-type]
-    batches = search._batches()
-    for _ in range(2):
-        search.step(next(batches))
-    began, units, steps = time.perf_counter(), 0, 0
-    while time.perf_counter() - began < seconds:
-        step = next(batches)
-        search.step(step)
-        units += sum(len(b["margins"]) if what == "dpo" else int(b["answers"]) for b in step)
-        steps += 1
-    return measured(units, steps, time.perf_counter() - began)
+    return ours_timed(
+        run, seconds, WARM,
+        **{UNITS[what]: lambda b: len(b["margins"]) if what == "dpo" else int(b["answers"])},
+    )  # fmt: skip
 
 
 def theirs(folder: Path, what: str, contender: str, seconds: float) -> dict[str, float]:
     """TRL's own loop."""
     warnings.simplefilter("ignore")
     from datasets import Dataset, disable_progress_bars
-    from transformers import AutoTokenizer, LlamaForCausalLM, TrainerCallback
+    from transformers import AutoTokenizer, LlamaForCausalLM
     from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
 
     disable_progress_bars()
     stored = json.loads((folder / "rows.json").read_text())
-
-    class Clock(TrainerCallback):  # type: ignore[misc]
-        began, steps, taken = 0.0, 0, 0.0
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> Any:
-            if state.global_step == 2:
-                self.began = time.perf_counter()
-            elif state.global_step > 2:
-                self.steps, self.taken = state.global_step - 2, time.perf_counter() - self.began
-                control.should_training_stop = self.taken > seconds
-            return control
 
     common: dict[str, Any] = {
         "output_dir": str(folder / "trl"), "max_steps": 10**6, "bf16": "bfloat16" in contender, "use_cpu": True,
@@ -143,7 +122,7 @@ def theirs(folder: Path, what: str, contender: str, seconds: float) -> dict[str,
     tokenizer = AutoTokenizer.from_pretrained(folder / "hf")
     tokenizer.pad_token = tokenizer.eos_token
     model = LlamaForCausalLM.from_pretrained(folder / "hf", dtype=torch.float32)
-    clock = Clock()
+    timer = clock(seconds, WARM)
     trainer: Any
     if what == "dpo":
         DPOTrainer._prepare_dataset = lambda self, dataset, *_: dataset
@@ -171,18 +150,9 @@ def theirs(folder: Path, what: str, contender: str, seconds: float) -> dict[str,
             model, reward_funcs=lambda completions, **_: [len(c) / 100 for c in completions], args=arguments,
             train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
         )  # fmt: skip
-    trainer.add_callback(clock)
+    trainer.add_callback(timer)
     trainer.train()
-    return measured(units * clock.steps, clock.steps, clock.taken)
-
-
-def measured(units: int, steps: int, seconds: float) -> dict[str, float]:
-    """Rates and peak memory of this process."""
-    return {
-        "a second": units / seconds,
-        "steps": steps,
-        "peak memory (MiB)": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
+    return measured(timer.steps, timer.taken, **{UNITS[what]: units * timer.steps})
 
 
 def alternated(
@@ -191,42 +161,14 @@ def alternated(
     """Contenders in turn, round after round, each in a process of its own."""
     import trl
 
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         about = prepare(folder)
-        for _ in range(rounds):
-            for name in contenders:
-                command = [
-                    sys.executable,
-                    "-m",
-                    "benchmarks.preference",
-                    what,
-                    "--one",
-                    name,
-                    "--folder",
-                    str(folder),
-                ]
-                done = subprocess.run(
-                    [*command, "--seconds", str(seconds)], capture_output=True, text=True, cwd=ROOT
-                )
-                if done.returncode:
-                    raise SystemExit(f"{name}: {done.stderr[-2000:]}")
-                found[name].append(json.loads(done.stdout.strip().splitlines()[-1]))
-                print(what, name, {k: round(v, 2) for k, v in found[name][-1].items()}, flush=True)
-    result: dict[str, Any] = {"TRL": trl.__version__, **about, "measured": found}
-    rates = {name: [m["a second"] for m in each] for name, each in found.items()}
-    for name in contenders:
-        peers = [
-            c
-            for c in contenders
-            if c.startswith("TRL") and ("float32" in c or "float32" not in name)
-        ]
-        if name.startswith("fourfold") and peers:
-            fastest = max(peers, key=lambda p: statistics.median(rates[p]))
-            result[f"{name}, times {fastest}"] = round(ratio(rates, name, fastest), 2)
-            print(f"{name}: {result[f'{name}, times {fastest}']} x {fastest}", flush=True)
-    return result
+        how = "--folder", folder, "--seconds", seconds
+        alone = lambda name: apart("benchmarks.preference", what, "--one", name, *how)  # noqa: E731
+        *_, found = in_turn(contenders, rounds, alone)
+    ratios = by_fastest(found, f"{UNITS[what]} a second")
+    return {"TRL": trl.__version__, **about, "measured": found, **ratios}
 
 
 def main() -> None:
