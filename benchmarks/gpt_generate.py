@@ -14,7 +14,8 @@ import torch
 
 from benchmarks.side_by_side import alternate, keep, medians, ratio
 from fourfold.models.families import save_model
-from fourfold.models.generation import Sampling, generate
+from fourfold.models.generation import generate
+from fourfold.models.sampling import Sampling
 from fourfold.models.transformer import Transformer
 
 SHAPES = {"6x384": (6, 384, 6, 32000), "12x768": (12, 768, 12, 32000)}

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourfold.models.compiled import BLOCK, CompiledDecoder, unsuited
-from fourfold.models.generation import Sampling, generate
+from fourfold.models.generation import generate
+from fourfold.models.sampling import Sampling
 from fourfold.models.transformer import Transformer
 
 

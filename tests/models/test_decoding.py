@@ -24,7 +24,7 @@ from fourfold.models.decoding import (
     least_risk,
     sample,
 )
-from fourfold.models.generation import Sampling
+from fourfold.models.sampling import Sampling
 from fourfold.models.seq2seq import Attending, Cell, Seq2Seq, stepper_of
 
 END, BEGIN = 0, 0

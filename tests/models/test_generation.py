@@ -9,8 +9,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fourfold.models.generation import Sampling, Voice, generate, generate_text
+from fourfold.models.generation import Voice, generate, generate_text
 from fourfold.models.positions import KINDS
+from fourfold.models.sampling import Sampler, Sampling
 from fourfold.models.torch_decoder import TorchDecoder
 from fourfold.models.transformer import Transformer
 
@@ -136,11 +137,21 @@ def test_samples_follow_their_distribution() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"temperature": -1}, {"top_k": 0}, {"top_p": 1.5}, {"min_p": -0.1}]
+    "wrong",
+    [{"temperature": -1}, {"top_k": 0}, {"top_p": 1.5}, {"min_p": -0.1}, {"repetition_penalty": 0}],
 )
 def test_sampling_out_of_range(wrong: dict) -> None:
     with pytest.raises(ValueError, match="Sampling expects"):
         Sampling(**wrong)
+
+
+def test_penalty_and_bias_by_definition() -> None:
+    sampler = Sampler(Sampling(repetition_penalty=2.0, logit_bias={0: 1.5, 3: -1.0}), past=[0, 1])
+    sampler.push(3)
+    found = sampler.adjusted(torch.tensor([0.5, -3.0, 4.0, 2.0, 1.0]))
+    assert found.tolist() == [1.0, -6.0, 4.0, 0.5, 1.0]
+    logits = torch.tensor([[0.5, -3.0]])
+    assert Sampler(Sampling()).adjusted(logits[0]) is not None and logits.tolist() == [[0.5, -3.0]]
 
 
 class Letters:

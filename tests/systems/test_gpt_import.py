@@ -56,7 +56,7 @@ def test_greedy_continuations_are_those_of_transformers(tmp_path: Path, family: 
         )[0, tokens.shape[1] :].tolist()
         said = said[: min([said.index(e) for e in (1, 2) if e in said], default=None)]
         reader = run.system.reader(run)
-        from fourfold.models.generation import Sampling
+        from fourfold.models.sampling import Sampling
 
         found = reader.read_on(
             [run.data.vocabulary.encode(prompt).tolist()],
@@ -181,7 +181,7 @@ def test_padded_embeddings_are_said_and_never_drawn(tmp_path: Path) -> None:
 
 
 def _stream(run: Run, **options: Any) -> Any:
-    from fourfold.models.generation import Sampling
+    from fourfold.models.sampling import Sampling
 
     vocabulary = run.data.vocabulary  # type: ignore[attr-defined]
     return run.system.reader(run).read_on(

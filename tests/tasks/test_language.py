@@ -18,7 +18,7 @@ from fourfold.core.types import Score
 from fourfold.data.spelling import Spelling
 from fourfold.data.text import Text
 from fourfold.data.vocabulary import Vocabulary
-from fourfold.models.generation import Sampling
+from fourfold.models.sampling import Sampling
 from fourfold.optimizers.gradient import Gradient
 from fourfold.systems.gpt import GPT
 from fourfold.tasks.reader import Reader, read_on

@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from fourfold.models.generation import Sampling
+from fourfold.models.sampling import Sampling
 
 
 class Stepper(Protocol):

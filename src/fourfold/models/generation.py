@@ -1,71 +1,16 @@
-"""Generation from a Transformer: sampling, stop strings, streams of text.
-
-top-k: Fan et al. 2018; top-p: Holtzman et al. 2020; min-p: Nguyen et al. 2024. Shapes: B rows, V vocabulary.
-"""
+"""Generation from a Transformer: streams of tokens and of text, stop strings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from fourfold.models.decoder import Decoder, advance
+from fourfold.models.sampling import Guide, Sampler, Sampling, draw
 from fourfold.models.torch_decoder import TorchDecoder
 from fourfold.models.transformer import Transformer
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a token is drawn from logits. Filters apply in the order of the fields."""
-
-    temperature: float = 1.0
-    """Divides the logits; 0 takes the most likely token."""
-    top_k: int | None = None
-    """Only the k most likely tokens."""
-    top_p: float | None = None
-    """Only the most likely tokens that together have this probability."""
-    min_p: float | None = None
-    """Only tokens at least this share as likely as the most likely one."""
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0 or (self.top_k is not None and self.top_k < 1):
-            raise ValueError(
-                f"Sampling expects temperature >= 0 and top_k >= 1, got {self.temperature}, {self.top_k}"
-            )
-        for name in ("top_p", "min_p"):
-            share = getattr(self, name)
-            if share is not None and not 0 <= share <= 1:
-                raise ValueError(f"Sampling expects {name} between 0 and 1, got {share}")
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """What the filters leave, unnormalized: (B, V) float from logits (B, V), temperature above 0."""
-        logits = logits.float()
-        # from the largest, so that a tiny temperature does not overflow: it leaves the largest alone; a
-        # huge one is no infinity, by which what must never come (-inf) would be no number
-        temperature = min(max(self.temperature, 1e-30), 1e30)
-        logits = (logits - logits.amax(-1, keepdim=True)) / temperature
-        if self.top_k is not None and self.top_k < logits.shape[-1]:
-            least = logits.topk(self.top_k, dim=-1).values[:, -1:]
-            logits = logits.masked_fill(logits < least, float("-inf"))
-        shares = logits.softmax(-1)
-        if self.top_p is not None and self.top_p < 1:
-            ordered, places = shares.sort(dim=-1, descending=True)
-            before = ordered.cumsum(-1) - ordered
-            out = (before >= self.top_p) & (before > 0)  # the first token always stays
-            shares = shares.scatter(-1, places, ordered.masked_fill(out, 0.0))
-        if self.min_p is not None:
-            shares = shares.masked_fill(shares < self.min_p * shares.amax(-1, keepdim=True), 0.0)
-        return shares
-
-    def draw(self, logits: Tensor, generators: Sequence[torch.Generator | None]) -> list[int]:
-        """One token of each row of logits (B, V), each row from its own generator (None: torch's own)."""
-        if self.temperature == 0:
-            return logits.argmax(-1).tolist()
-        rows = zip(self.probabilities(logits), generators, strict=True)
-        return [int(torch.multinomial(row, 1, generator=g)) for row, g in rows]
 
 
 def generate(
@@ -79,6 +24,7 @@ def generate(
     never: Sequence[int] = (),
     dtype: torch.dtype | None = None,
     make: Callable[[int, int], Decoder] | None = None,
+    guides: Sequence[Guide] | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Continue prompts, all rows at once, each as if it were alone.
 
@@ -95,12 +41,13 @@ def generate(
         never: tokens that are not drawn.
         dtype: see `TorchDecoder`.
         make: another decoder of the model, from slots and window.
+        guides: of each row, what says which tokens may come; a row ends where its guide does.
 
     Yields:
         (row, token). Sending True back ends that row.
     """
     window = model.window
-    generators = generators or [None] * len(prompts)
+    samplers = samplers_of(prompts, sampling, generators, never, guides)
     past = [list(prompt[-window:]) for prompt in prompts]
     going = list(range(len(prompts)))
     needed = max(map(len, past)) + tokens  # a model for long contexts has few of its places used
@@ -108,12 +55,10 @@ def generate(
     decoder = make(len(prompts), room) if make else TorchDecoder(model, len(prompts), dtype, room)
     logits = decoder.read(going, past)
     for number in range(tokens):
-        if never:
-            logits = logits.index_fill(1, torch.tensor(never, device=logits.device), float("-inf"))
-        drawn = sampling.draw(logits, [generators[row] for row in going])
         alive = []
+        drawn = draw([samplers[row] for row in going], logits)
         for row, token in zip(going, drawn, strict=True):
-            if token != end and not (yield row, token):
+            if token != end and not (yield row, token) and not samplers[row].ended:
                 alive.append(row)
             past[row].append(token)
             del past[row][:-window]
@@ -121,6 +66,26 @@ def generate(
         if not going or number == tokens - 1:
             return
         logits = advance(decoder, going, past)
+
+
+def samplers_of(
+    starts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    generators: Sequence[torch.Generator | None] | None = None,
+    never: Sequence[int] = (),
+    guides: Sequence[Guide] | None = None,
+) -> list[Sampler]:
+    """One for each text; see `generate`."""
+    return [
+        Sampler(
+            sampling,
+            generators[row] if generators else None,
+            start,
+            never,
+            guides[row] if guides else None,
+        )
+        for row, start in enumerate(starts)
+    ]
 
 
 class Speller(Protocol):

@@ -14,7 +14,8 @@ from fourfold.data.conversations import ConversationData
 from fourfold.data.templated import Templated
 from fourfold.data.turns import Conversation, Turn, conversation
 from fourfold.data.vocabulary import Vocabulary
-from fourfold.models.generation import Sampling, Voice, generate, spoken
+from fourfold.models.generation import Voice, generate, spoken
+from fourfold.models.sampling import Guide, Sampling
 from fourfold.models.transformer import Transformer
 
 ROWS = 16
@@ -52,6 +53,7 @@ def answers(
     sampling: Sampling = GREEDY,
     generators: Sequence[torch.Generator | None] | None = None,
     model: torch.nn.Module | None = None,
+    guides: Sequence[Guide] | None = None,
 ) -> Iterator[tuple[int, str]]:
     """Answer prompts, all at once, each as if it were alone.
 
@@ -64,6 +66,7 @@ def answers(
         sampling: how they are drawn; greedy in float32 unless said otherwise.
         generators: of each prompt.
         model: another model than the run's, of the same vocabulary.
+        guides: of each prompt, what says which tokens may come.
 
     Yields:
         (prompt, piece of its answer).
@@ -80,8 +83,9 @@ def answers(
             generators=generators,
             never=vocabulary.never,
             dtype=torch.float32 if sampling.temperature == 0 else None,
+            guides=guides,
         ),
-        {*vocabulary.ends, *([] if token is None else [token])},
+        {*answer_ends(run)},
         [model.window - len(prompt) for prompt in prompts],
     )
     stops = () if token is not None else (stop,)
@@ -93,6 +97,14 @@ def answers(
     for row, lead in enumerate(leads):
         if said := lead.finish():
             yield row, said
+
+
+def answer_ends(run: Run) -> tuple[int, ...]:
+    """Tokens at which an answer ends: the template's end of turn, if it is one, and those that end texts."""
+    data = templated(run.data)
+    _, token = data.stop
+    ends = data.vocabulary.ends
+    return ends if token is None or token in ends else (*ends, token)
 
 
 def whole_answers(run: Run, prompts: Sequence[Sequence[int]], **options: Any) -> list[str]:

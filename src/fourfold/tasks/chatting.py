@@ -25,11 +25,12 @@ from fourfold.data.conversations import ConversationData, Conversations
 from fourfold.data.turns import Turn
 from fourfold.look.conversations import lengths_picture
 from fourfold.look.language import passage, zipf
-from fourfold.models.generation import Sampling
+from fourfold.models.sampling import Sampling
 from fourfold.models.transformer import Transformer
 from fourfold.tasks.answer_scores import answer_score
 from fourfold.tasks.answering import (
     ROWS,
+    answer_ends,
     answers,
     context,
     conversation_data,
@@ -39,6 +40,8 @@ from fourfold.tasks.answering import (
 )
 from fourfold.tasks.asking import FILE, TASKS, asked, templates
 from fourfold.tasks.decoder_only import DecoderOnly
+from fourfold.tasks.drawing import drawing
+from fourfold.tasks.grammar import say_unfinished
 from fourfold.tasks.language import Probability, noise, pieces, vocabulary_of
 from fourfold.tasks.transformer_language import TransformerLanguage
 
@@ -235,30 +238,33 @@ def _generated(
     prompts: Sequence[Sequence[int]],
     *,
     tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    min_p: float | None,
     count: int,
     seed: int | None,
     stop: Sequence[str],
     engine: str,
     precision: str,
+    **drawn: Any,
 ) -> Iterator[str]:
     """Answers of a task, see `Chatting.generate`."""
     if stop or engine != "auto" or precision != "auto":
         raise UserError(
             "--stop, --engine and --precision go with prompts that are continued; a task's answer ends by itself"
         )
-    sampling = Sampling(temperature, top_k, top_p, min_p)
+    sampling, rules = drawing(vocabulary_of(run.data), ends=answer_ends(run), **drawn)
     base = torch.seed() % 2**31 if seed is None else seed
     wanted = [(prompt, number) for prompt in prompts for number in range(count)]
     for begin in range(0, len(wanted), ROWS):
         some = wanted[begin : begin + ROWS]
         said = ["" for _ in some]
         generators = [noise(run, base, number) for _, number in some]
+        guides = [rules.guide() for _ in some] if rules else None
         stream = answers(
-            run, [p for p, _ in some], tokens=tokens, sampling=sampling, generators=generators
+            run,
+            [p for p, _ in some],
+            tokens=tokens,
+            sampling=sampling,
+            generators=generators,
+            guides=guides,
         )
         for row, piece in stream:
             if len(wanted) == 1:
@@ -266,6 +272,8 @@ def _generated(
             said[row] += piece
         if len(wanted) > 1:
             yield from (f"{text}\n" for text in said)
+        if guides:
+            say_unfinished(run, guides)
 
 
 def _exchanges(

@@ -16,8 +16,8 @@ from fourfold.data.spelling import Spelling
 from fourfold.data.templated import Templated
 from fourfold.data.turns import Turn
 from fourfold.data.words import split_words
-from fourfold.models.generation import Sampling
 from fourfold.models.reward import RewardModel
+from fourfold.models.sampling import Sampling
 from fourfold.tasks.answering import ROWS, answers
 from fourfold.tasks.language import LanguageModel, noise, vocabulary_of
 from fourfold.tasks.rolling_out import rewards_of

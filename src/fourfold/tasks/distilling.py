@@ -26,7 +26,7 @@ from fourfold.core.state import refused
 from fourfold.data.catalog import cache_folder
 from fourfold.data.text import Text, TextData
 from fourfold.data.vocabulary import Vocabulary
-from fourfold.models.generation import Sampling
+from fourfold.models.sampling import Sampling
 from fourfold.objectives.distillation import Distil
 from fourfold.objectives.likelihood import NextToken
 from fourfold.tasks.language import LanguageModel, text_data, vocabulary_of

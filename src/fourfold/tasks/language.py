@@ -9,7 +9,6 @@ are what `compress` writes.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, cast
 import numpy as np
 import torch
 from annotated_types import Ge, Le
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from fourfold.core.errors import UserError
 from fourfold.core.evaluation import held_out
@@ -28,8 +27,10 @@ from fourfold.core.types import Document, Picture, Score, Source
 from fourfold.data.spelling import Spelling
 from fourfold.data.vocabulary import Vocabulary
 from fourfold.look.language import passage, zipf
-from fourfold.models.generation import Sampling, Voice, spoken
+from fourfold.models.generation import Voice, spoken
 from fourfold.tasks.compressing import compress_file, expand_file
+from fourfold.tasks.drawing import drawing
+from fourfold.tasks.grammar import say_unfinished
 from fourfold.tasks.reader import Reader as Reader
 from fourfold.tasks.tokenized import Tokenized, named
 from fourfold.tasks.tokenized import pieces as pieces
@@ -159,6 +160,10 @@ class LanguageModel(Tokenized):
         top_k: PositiveInt | None = None,
         top_p: Probability | None = None,
         min_p: Probability | None = None,
+        repetition_penalty: PositiveFloat = 1.0,
+        logit_bias: tuple[str, ...] = (),
+        regex: str | None = None,
+        schema: Document | None = None,
         stop: tuple[str, ...] = (),
         count: PositiveInt = 1,
         seed: int | None = None,
@@ -175,13 +180,18 @@ class LanguageModel(Tokenized):
             top_k: draw from the k most likely tokens only.
             top_p: draw from the most likely tokens that together have this probability.
             min_p: draw from tokens at least this share as likely as the most likely one.
+            repetition_penalty: above 1, tokens that the text has already become less likely.
+            logit_bias: what is added to a token's logit, as " the=-2.5" or #17=100; minus 100 and less rules it out.
+            regex: what is added matches this expression (Rust's syntax), to its end.
+            schema: what is added is JSON, valid by this JSON Schema.
             stop: texts before which to end.
             count: continuations of each prompt.
             seed: the same seed gives the same continuations; None gives others each time.
         """
         yield from continued(
             run, self.reader(run), prompt, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-            min_p=min_p, stop=stop, count=count, seed=seed,
+            min_p=min_p, repetition_penalty=repetition_penalty, logit_bias=logit_bias, regex=regex, schema=schema,
+            stop=stop, count=count, seed=seed,
         )  # fmt: skip
 
     def preview(self, run: Run) -> str:
@@ -212,22 +222,29 @@ def continued(
     prompt: str | list[str],
     *,
     tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    min_p: float | None,
     stop: Sequence[str],
     count: int,
     seed: int | None,
+    **drawn: Any,
 ) -> Iterator[str]:
-    """What `generate` says, by a reader of one's own: see there."""
-    stream = functools.partial(
-        _read_on,
-        reader,
-        tokens=tokens,
-        sampling=Sampling(temperature, top_k, top_p, min_p),
-        never=reader.vocabulary.never,
-    )
+    """What `generate` says, by a reader of one's own: see there, and `drawing` for the rest."""
+    sampling, rules = drawing(reader.vocabulary, **drawn)
+
+    def stream(
+        starts: list[list[int]], generators: list[torch.Generator]
+    ) -> Iterator[tuple[int, int]]:
+        guides = [rules.guide() for _ in starts] if rules else None
+        yield from reader.read_on(
+            starts,
+            tokens=tokens,
+            sampling=sampling,
+            generators=generators,
+            never=reader.vocabulary.never,
+            guides=guides,
+        )
+        if guides:
+            say_unfinished(run, guides)
+
     yield from continuations(run, stream, prompt, stop=stop, count=count, seed=seed)
 
 
@@ -295,15 +312,6 @@ def noise(run: Run, seed: int, number: int) -> torch.Generator:
 def _unknown_note(unknown: int, tokens: int, bits: float = 0.0) -> str:
     said = f"{unknown} of {tokens} tokens are not in the vocabulary"
     return said + (f"; spelling them takes {bits:,.0f} of the bits" if bits else "")
-
-
-def _read_on(
-    reader: Reader,
-    starts: list[list[int]],
-    generators: list[torch.Generator],
-    **options: Any,
-) -> Iterator[tuple[int, int]]:
-    return reader.read_on(starts, generators=generators, **options)
 
 
 def _prompt(run: Run, vocabulary: Vocabulary, text: str) -> list[int]:

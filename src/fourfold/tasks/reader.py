@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from fourfold.data.vocabulary import Vocabulary
-from fourfold.models.generation import Sampling
+from fourfold.models.generation import samplers_of
+from fourfold.models.sampling import Guide, Sampling, draw
 
 
 class Reader(ABC):
@@ -77,10 +78,17 @@ class Reader(ABC):
         sampling: Sampling,
         generators: Sequence[torch.Generator],
         never: Sequence[int] = (),
+        guides: Sequence[Guide] | None = None,
     ) -> Iterator[tuple[int, int]]:
         """Continue texts: see `read_on`; a subclass may have a faster way."""
         return read_on(
-            self, starts, tokens=tokens, sampling=sampling, generators=generators, never=never
+            self,
+            starts,
+            tokens=tokens,
+            sampling=sampling,
+            generators=generators,
+            never=never,
+            guides=guides,
         )
 
 
@@ -92,6 +100,7 @@ def read_on(
     sampling: Sampling,
     generators: Sequence[torch.Generator],
     never: Sequence[int] = (),
+    guides: Sequence[Guide] | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Continue texts, all rows at once, each as if it were alone.
 
@@ -102,24 +111,24 @@ def read_on(
         sampling: how each is drawn.
         generators: of each row.
         never: tokens that are not drawn.
+        guides: of each row, what says which tokens may come; a row ends where its guide does.
 
     Yields:
         (row, token), end tokens excluded: they end a row. Sending True back ends that row.
     """
     end, ends, rows = reader.vocabulary.end, reader.vocabulary.ends, len(starts)
     left = [tokens] * rows
+    samplers = samplers_of(starts, sampling, generators, never, guides)
     place, state = 0, reader.start(rows)
     while any(left):
         wanted = [r for r in range(rows) if left[r] and place >= len(starts[r])]
         read = [start[place] if place < len(start) else end for start in starts]
         if wanted:
             said = reader.next(state)[wanted].to(generators[0].device)
-            if never:
-                said = said.index_fill(1, torch.tensor(never, device=said.device), float("-inf"))
-            drawn = sampling.draw(said, [generators[r] for r in wanted])
+            drawn = draw([samplers[row] for row in wanted], said)
             for row, token in zip(wanted, drawn, strict=True):
                 read[row], left[row] = token, left[row] - 1
-                if token in ends or (yield row, token):
+                if token in ends or (yield row, token) or samplers[row].ended:
                     left[row] = 0
         if any(left):
             state = reader.push(state, torch.tensor(read))

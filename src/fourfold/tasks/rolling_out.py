@@ -18,8 +18,9 @@ from fourfold.data.experience import Answers, ExperienceData, Prompt
 from fourfold.data.preferences import packed
 from fourfold.data.rewards import BUILT_IN, reward_named, scored
 from fourfold.data.templated import Templated
-from fourfold.models.generation import Sampling, Voice, generate
+from fourfold.models.generation import Voice, generate
 from fourfold.models.reward import RewardModel
+from fourfold.models.sampling import Sampling
 from fourfold.models.transformer import Transformer
 
 ROWS = 64

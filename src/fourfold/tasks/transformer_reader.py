@@ -15,7 +15,8 @@ from fourfold.data.text import segments_of
 from fourfold.data.vocabulary import Vocabulary
 from fourfold.look.figures import picture, subplots
 from fourfold.models.decoder import Decoder, advance
-from fourfold.models.generation import Sampling, generate
+from fourfold.models.generation import generate
+from fourfold.models.sampling import Guide, Sampling
 from fourfold.models.torch_decoder import TorchDecoder
 from fourfold.models.transformer import Transformer
 from fourfold.tasks.reader import Reader
@@ -101,6 +102,7 @@ class TransformerReader(Reader):
         sampling: Sampling,
         generators: Sequence[torch.Generator],
         never: Sequence[int] = (),
+        guides: Sequence[Guide] | None = None,
     ) -> Iterator[tuple[int, int]]:
         """See `Reader.read_on`: prompts are read at once, and a text ends before an end token."""
         stream = generate(
@@ -112,6 +114,7 @@ class TransformerReader(Reader):
             never=never,
             dtype=torch.float32,
             make=self.make,
+            guides=guides,
         )
         return _until(stream, self.vocabulary.ends)
 

@@ -34,7 +34,7 @@ from fourfold.models.decoding import (
     least_risk,
     sample,
 )
-from fourfold.models.generation import Sampling
+from fourfold.models.sampling import Sampling
 from fourfold.tasks.language import Probability
 from fourfold.tasks.looking import Looking
 from fourfold.tasks.translation_scores import (
