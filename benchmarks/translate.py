@@ -45,13 +45,21 @@ NUMBERS: dict[str, Any] = {
 }
 WHOLE: dict[str, Any] = {"epochs": 30, "dropout": 0.3, "data.vocabulary": 6000}
 SYSTEMS["transformer"] = ("transformer", WHOLE)
+TAUGHT: dict[str, Any] = {
+    "data.vocabulary": 6000,
+    "decoder_layers": 2,
+    "warmup": 20,
+    "minutes": 60,
+    "from_": "transformer",
+}
+"""A student has the teacher's encoder and the first two layers of its decoder to begin with, whatever it learns from."""
 SYSTEMS |= {
     f"nat-{kind}{taught}": (
         "nat",
-        {**WHOLE, **options, **({"teacher": "transformer"} if taught else {})},
+        {**TAUGHT, **options, **({"teacher": "transformer"} if taught else {})},
     )
     for kind, options in {
-        "ctc": {"length": "ctc"},
+        "ctc": {"length": "ctc", "upsample": 1.5},
         "masks": {"length": "predicted", "reveal": "masks"},
     }.items()
     for taught in ("", "-distilled")
@@ -67,13 +75,13 @@ def pair(part: str) -> list[str]:
     return [str(data_file(f"{FOLDER}/{part}.{code}.gz")) for code in ("en", "de")]
 
 
-def fit(name: str, runs: Path, device: str, epochs: float | None) -> None:
+def fit(name: str, runs: Path, device: str, budget: dict[str, float]) -> None:
     """Fit a contender, or go on with it."""
     system, options = SYSTEMS[name]
-    if epochs is not None:
-        options = {**options, "epochs": epochs}
-    if "teacher" in options:
-        options = {**options, "teacher": str(runs / options["teacher"])}
+    if budget:
+        options = {n: v for n, v in options.items() if n not in ("epochs", "minutes")} | budget
+    others = {key: str(runs / options[key]) for key in ("teacher", "from_") if key in options}
+    options = {**options, **others}
     folder, clocks = runs / name, runs / f"{name}.seconds"
     before = json.loads(clocks.read_text()) if clocks.exists() else [0.0, 0.0]
     began, processor = time.perf_counter(), time.process_time()
@@ -162,13 +170,15 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[*SYSTEMS, []])
     parser.add_argument("--runs", type=Path, default=Path("runs/translate"))
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--epochs", type=float, help="instead of the contender's own")
+    for budget in ("epochs", "minutes"):
+        parser.add_argument(f"--{budget}", type=float, help="instead of the contender's own budget")
     given = parser.parse_args()
     if given.what == "picture":
         return draw()
     for name in given.names:
         if given.what == "fit":
-            fit(name, given.runs, given.device, given.epochs)
+            budget = {"epochs": given.epochs, "minutes": given.minutes}
+            fit(name, given.runs, given.device, {n: v for n, v in budget.items() if v is not None})
         else:
             part = "val" if given.what == "valid" else "test_2016_flickr"
             test(name, given.runs, part, given.device)

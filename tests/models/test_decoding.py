@@ -230,12 +230,19 @@ def test_the_least_risk_is_the_middle_one() -> None:
     assert least_risk(-(points[:, None] - points).abs()) == 2
 
 
-@given(st.lists(st.integers(1, 30), max_size=30), st.integers(1, 100))
-def test_batches_by_length_hold_everything_once(lengths: list[int], places: int) -> None:
-    batches = by_length(lengths, places)
+@given(
+    st.lists(st.integers(1, 30), max_size=30),
+    st.integers(1, 100),
+    st.none() | st.integers(0, 20),
+)
+def test_batches_by_length_hold_everything_once(
+    lengths: list[int], places: int, padding: int | None
+) -> None:
+    batches = by_length(lengths, places, padding)
     assert sorted(n for batch in batches for n in batch) == list(range(len(lengths)))
     for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[n] for n in batch) <= places
+        wide, held = len(batch) * max(lengths[n] for n in batch), sum(lengths[n] for n in batch)
+        assert len(batch) == 1 or (wide <= places and (padding is None or wide - held <= padding))
 
 
 # --- recurrent encoder-decoders -----------------------------------------------------------------------

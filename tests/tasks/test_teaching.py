@@ -51,10 +51,17 @@ def test_the_teachers_translations_are_the_targets(teacher: Path, tmp_path: Path
     run = student(teacher, tmp_path / "run")
     data = pair_data(run.examples())
     assert isinstance(data, Distilled)
+    sources = data.texts("train")[0]
+    said = [text.rstrip("\n") for text in api.open(teacher).translate(sources, beam=1)]
+    # one that goes round in circles is no translation: more than twice as long as usual, and 4
+    limits = [2 * data.usual_ratio * (len(source) + 1) + 4 for source in sources]
     expected = [
-        text.rstrip("\n") for text in api.open(teacher).translate(data.texts("train")[0], beam=1)
+        text if len(text) <= most else source[::-1]
+        for text, source, most in zip(said, sources, limits, strict=True)
     ]
     assert targets(run) == expected
+    endless = sum(len(text) > most for text, most in zip(said, limits, strict=True))
+    assert sum(f"{endless} of them are more than 2 times" in n for n in run.notes) == (endless > 0)
     lines = (tmp_path / "run" / FILE).read_text(encoding="utf-8").splitlines()
     assert len(lines) == 1 + data.size("train")
     assert json.loads(lines[0])["teacher"] == str(teacher)
@@ -134,6 +141,20 @@ def test_what_a_teacher_leaves_empty_is_not_learned(
     )
     with pytest.raises(UserError, match="training sources are empty; fit it longer"):
         student(teacher, False)
+
+
+def test_a_translation_without_end_is_not_learned(
+    teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = student(teacher, False)
+    found, sources = targets(run), pair_data(run.examples()).texts("train")[0]
+    made = teaching._translated
+    monkeypatch.setattr(
+        teaching, "_translated", lambda *a: ([[5] * 100, *rows[1:]] for rows in made(*a))
+    )
+    some = student(teacher, False)
+    assert targets(some) == [sources[0][::-1], *found[1:]]
+    assert any("more than 2 times as long as usual" in note for note in some.notes)
 
 
 # --- several right translations ---------------------------------------------------------------------------

@@ -374,18 +374,22 @@ def least_risk(utilities: Tensor) -> int:
     return int(utilities.mean(1).argmax())
 
 
-def by_length(lengths: Sequence[int], places: int) -> list[list[int]]:
+def by_length(lengths: Sequence[int], places: int, padding: int | None = None) -> list[list[int]]:
     """Numbers of sources in batches of similar length, the longest first.
 
     Args:
         lengths: tokens of each.
         places: most of a batch, padding included; a longer source is a batch by itself.
+        padding: most padded places of a batch; None: any number.
     """
     found: list[list[int]] = []
+    held = 0
     for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
-        longest = lengths[found[-1][0]] if found else 0
-        if found and (len(found[-1]) + 1) * longest <= places:
+        wide = (len(found[-1]) + 1) * lengths[found[-1][0]] if found else 0
+        held += lengths[number]
+        if found and wide <= places and (padding is None or wide - held <= padding):
             found[-1].append(number)
         else:
             found.append([number])
+            held = lengths[number]
     return found

@@ -121,14 +121,14 @@ def _cut(
     if how.sizes is not None:
         slots = torch.maximum(slots, how.sizes).clamp(max=model.window)
     read = (source, lengths, memory, keep)
-    said, logs = _said(model, model(*read, slots), never, True)
+    said, logs = _said(model, model(*read, slots), slots, never, True)
     count = said.shape[1]
     ended = (said == model.end) | (torch.arange(count, device=said.device) >= slots[:, None])
     ends = torch.where(ended.any(1), ended.int().argmax(1), slots)
     if fixed:
         ends = _sizes(ends, how, model.window)
         ends = torch.minimum(ends, slots)
-        said, logs = _said(model, model(*read, slots), (model.end, *never), True)
+        said, logs = _said(model, model(*read, slots), slots, (model.end, *never), True)
     if how.passes > 1:
         said, logs = _again(
             model, (*read, slots), ends, said, logs, how.passes, (model.end, *never)
@@ -154,7 +154,7 @@ def _merged(
         slots = torch.maximum(slots, 2 * how.sizes).clamp(max=model.window)
     hidden = model(source, lengths, memory, keep, slots)
     never = (model.begin, *how.never) if model.begin != model.end else how.never
-    said, logs = _said(model, hidden, never, fixed)
+    said, logs = _said(model, hidden, slots, never, fixed)
     paths, counts = said.tolist(), slots.tolist()
     found = [merged(path[:n], model.end) for path, n in zip(paths, counts, strict=True)]
     if not fixed:
@@ -181,7 +181,7 @@ def _passes(
     scored: bool,
 ) -> tuple[Tensor, Tensor]:
     """Tokens of all slots after so many passes, (B, N), and their log-probabilities."""
-    said, logs = _said(model, model(*read, slots), never, scored)
+    said, logs = _said(model, model(*read, slots), slots, never, scored)
     if passes == 1:
         return said, logs
     return _again(model, (*read, slots), slots, said, logs, passes, never)
@@ -212,16 +212,24 @@ def _again(
                 places,
                 torch.where(sizes[:, None] < said.shape[1], model.end, known.gather(1, places)),
             )
-        again, sure = _said(model, model(*read, known), never, True)  # type: ignore[arg-type]
+        hidden = model(*read, known)  # type: ignore[arg-type]
+        again, sure = _said(model, hidden, sizes, never, True)
         said, logs = torch.where(asked, again, said), torch.where(asked, sure, logs)
     return said, logs
 
 
 def _said(
-    model: NonAutoregressive, hidden: Tensor, never: Sequence[int], scored: bool
+    model: NonAutoregressive, hidden: Tensor, sizes: Tensor, never: Sequence[int], scored: bool
 ) -> tuple[Tensor, Tensor]:
-    """The most likely token of every slot, (B, N), and its log-probability (no number where not asked for)."""
+    """The most likely token of every slot, (B, N), and its log-probability (no number where not asked for).
+
+    Of `sizes`, (B,), slots of each row, as the output weights are most of a small model's work; beyond them the end token.
+    """
+    batch, count = hidden.shape[:2]
+    within = (torch.arange(count, device=hidden.device) < sizes[:, None]).flatten().nonzero()[:, 0]
     flat = hidden.flatten(0, 1)
+    if len(within) < len(flat):
+        flat = flat.index_select(0, within)
     rows = max(1, ROWS // model.target_embedding.num_embeddings)
     tokens, logs = [], []
     forbidden = sorted(set(never))
@@ -237,9 +245,12 @@ def _said(
             # on a CPU in bfloat16 torch's argmax takes eight times as long
             token = logits.max(-1).indices
         tokens.append(token)
-    shape = hidden.shape[:2]
-    sure = torch.cat(logs) if scored else torch.full((len(flat),), torch.nan)
-    return torch.cat(tokens).view(shape), sure.view(shape)
+    said = within.new_full((batch * count,), model.end)
+    sure = hidden.new_full((batch * count,), torch.nan)
+    said[within] = torch.cat(tokens)
+    if scored:
+        sure[within] = torch.cat(logs)
+    return said.view(batch, count), sure.view(batch, count)
 
 
 def _labels_and_blanks(

@@ -229,12 +229,18 @@ def _masked(wanted: Tensor, counts: Tensor) -> Tensor:
 
 
 def _emissions(network: Any, hidden: Tensor, told: Told) -> Tensor:
-    """Log-probabilities of the blank and of the target's labels, (B, N, 1 + U), from features (B, N, W)."""
+    """Log-probabilities of the blank and of the target's labels, (B, N, 1 + U), from features (B, N, W).
+
+    Beyond a row's slots, whose product with the output weights is spared, zeros: no path goes there.
+    """
     labels = F.pad(told.tokens, (1, 0), value=network.end)
-    batch, slots, width = hidden.shape
-    each = labels[:, None].expand(-1, slots, -1).reshape(batch * slots, -1)
-    flat = hidden.reshape(batch * slots, width)
-    found = label_log_probabilities(flat, network.head.weight, each)
+    batch, slots, _ = hidden.shape
+    counts = torch.arange(slots, device=hidden.device) < told.slots[:, None]
+    each = labels[:, None].expand(-1, slots, -1)[counts]
+    found = label_log_probabilities(_taken(hidden, counts), network.head.weight, each)
+    if len(found) < batch * slots:
+        places = counts.flatten().nonzero()[:, 0]
+        found = found.new_zeros(batch * slots, labels.shape[1]).index_copy(0, places, found)
     return found.view(batch, slots, -1)
 
 

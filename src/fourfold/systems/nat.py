@@ -14,11 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any
 
 import torch
-from annotated_types import Ge, Le, Lt
-from pydantic import PositiveFloat, PositiveInt
+from annotated_types import Ge, Le
+from pydantic import PositiveInt
 
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Data
@@ -27,14 +27,13 @@ from fourfold.core.system import batchable, system
 from fourfold.core.types import Document, Picture, Score, Source, Table
 from fourfold.data.pair_lengths import Long
 from fourfold.data.pairs import PairData, Pairs, pair_data
-from fourfold.models.attention import dividing
 from fourfold.models.decoding import Output, by_length
 from fourfold.models.filling import Wanted, fill
 from fourfold.models.non_autoregressive import REACH, Input, Length, NonAutoregressive
-from fourfold.models.positions import Kind
 from fourfold.models.products import with_products
 from fourfold.objectives.non_autoregressive import AllAtOnce
 from fourfold.optimizers.gradient import Gradient
+from fourfold.tasks.attention_translation import AttentionTranslator
 from fourfold.tasks.multimodality import (
     Setting,
     measured_settings,
@@ -43,9 +42,11 @@ from fourfold.tasks.multimodality import (
     slots_table,
 )
 from fourfold.tasks.teaching import Distilled, distilled, taken_over
-from fourfold.tasks.translation import PLACES, Decoding, Lines, Translator
+from fourfold.tasks.translation import PLACES, Decoding, Lines
 
 Passes = Annotated[int, Ge(1), Le(10)]
+PADDING = 64
+"""Padded source tokens of a batch at most, on a CPU: about what another batch costs."""
 LENGTH = re.compile(r"(x?)(\d+(?:\.\d+)?)")
 
 
@@ -61,20 +62,9 @@ class Filling(Decoding):
 
 
 @system("nat", reads="pairs")
-class AllWordsAtOnce(Translator):
+class AllWordsAtOnce(AttentionTranslator):
     """Translate without waiting for the last word: a Transformer whose decoder says all target tokens at once."""
 
-    sizes: ClassVar[dict[str, dict[str, Any]]] = {
-        "tiny": {"layers": 4, "width": 128, "heads": 4, "hidden": 256},
-        "small": {},
-        "medium": {"layers": 4, "width": 384},
-        "base": {"layers": 6, "width": 512, "hidden": 2048, "data.batch": 16384},
-    }
-    exempt: ClassVar[dict[str, str]] = {
-        "accumulation": "batches are made by tokens: 4 of 8 hold other pairs than 1 of 32"
-    }
-
-    data: Pairs = Pairs()
     teacher: str | None = None
     """A run whose translations of the training sources are learned in place of the targets; its vocabulary is taken over."""
     teacher_beam: PositiveInt = 1
@@ -87,30 +77,6 @@ class AllWordsAtOnce(Translator):
     slot (uniform), or the begin token."""
     upsample: Annotated[float, Ge(1), Le(10)] = 2.0
     """Slots for each source token, with ctc and overlong."""
-    layers: PositiveInt = 3
-    """Layers of the encoder."""
-    decoder_layers: PositiveInt | None = None
-    """Layers of the decoder; None takes as many as the encoder has."""
-    width: PositiveInt = 256
-    """Features of a position."""
-    heads: PositiveInt | None = None
-    """Attention heads, a divisor of the width; None takes heads of 64 features."""
-    hidden: PositiveInt | None = None
-    """Features inside the feed-forward; None takes two widths."""
-    norm: Literal["pre", "post"] = "pre"
-    """Whether to normalize before each sublayer, or after it as the paper did."""
-    activation: Literal["relu", "gelu"] = "relu"
-    """Of the feed-forward."""
-    positions: Kind = "sinusoidal"
-    """How a position's place is told."""
-    rotary_base: PositiveFloat = 10_000.0
-    """Wavelength factor of rotary and sinusoidal positions."""
-    scale: PositiveFloat | None = None
-    """Factor of the products of queries and keys before the softmax; None takes 1 / sqrt(features of a head)."""
-    tied: bool = True
-    """Whether the output weights are the target embedding's; with a shared vocabulary the source's too."""
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Share of features left out while training, of the embeddings and of what each sublayer adds."""
     objective: AllAtOnce = AllAtOnce()
     optimizer: Gradient = Gradient(
         algorithm="muon",
@@ -130,38 +96,23 @@ class AllWordsAtOnce(Translator):
             UserError: width and heads do not divide, or masks with CTC.
         """
         pairs = pair_data(data)
-        heads = dividing(self.width, self.heads or max(1, self.width // 64))
         if self.length == "ctc" and self.objective.reveal == "masks":
             raise UserError(
                 "--reveal masks: with --length ctc slots are no tokens; expected --reveal glancing or none, or --length "
                 "predicted or overlong"
             )
         longest = self.data.longest + 1
-        try:
-            return NonAutoregressive(
-                pairs.source_size,
-                pairs.target_size,
-                self.width,
-                (self.layers, self.decoder_layers or self.layers),
-                heads,
-                self.hidden or 2 * self.width,
-                window=longest if self.length == "predicted" else int(self.upsample * longest) + 8,
-                shared=pairs.shared,
-                tied=self.tied,
-                dropout=self.dropout,
-                norm=self.norm,
-                activation=self.activation,
-                positions=self.positions,
-                scale=self.scale,
-                base=self.rotary_base,
-                length=self.length,
-                input=self.input,
-                begin=pairs.begin,
-                end=pairs.end,
-                upsample=self.upsample,
-            )
-        except ValueError as error:  # positions that turn pairs of features want an even number
-            raise UserError(str(error)) from error
+        slots = longest if self.length == "predicted" else int(self.upsample * longest) + 8
+        return self._made(
+            NonAutoregressive,
+            pairs,
+            window=slots,
+            length=self.length,
+            input=self.input,
+            begin=pairs.begin,
+            end=pairs.end,
+            upsample=self.upsample,
+        )
 
     # --- the teacher --------------------------------------------------------------------------------------
 
@@ -276,7 +227,8 @@ class AllWordsAtOnce(Translator):
         limit = data.options.longest
         if filling.size is not None and filling.size > limit:
             raise UserError(f"--length {filling.size}: expected {limit} at most, this run's limit")
-        for numbers in by_length([len(s) for s in sources], PLACES):
+        padding = PADDING if run.device.type == "cpu" else None
+        for numbers in by_length([len(s) for s in sources], PLACES, padding):
             rows = [sources[n] for n in numbers]
             lengths = torch.tensor([len(row) for row in rows])
             source = torch.full((len(rows), int(lengths.max())), data.source_vocabulary.end)

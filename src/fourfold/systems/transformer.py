@@ -11,64 +11,27 @@ that are longer (13 to 16) than any learned from (1 to 12): tests/systems/test_t
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any
 
 from annotated_types import Ge, Lt
-from pydantic import PositiveFloat, PositiveInt
 
-from fourfold.core.errors import UserError
 from fourfold.core.parts import Data
 from fourfold.core.run import Run
 from fourfold.core.system import system
 from fourfold.data.pairs import Pairs, pair_data
-from fourfold.models.attention import dividing
 from fourfold.models.decoding import Output
 from fourfold.models.encoder_decoder import EncoderDecoder
 from fourfold.models.incremental import Attending, Incremental
-from fourfold.models.positions import Kind
 from fourfold.objectives.sequence import TargetToken
 from fourfold.optimizers.gradient import Gradient
-from fourfold.tasks.translation import Decoding, Translator, decoded
+from fourfold.tasks.attention_translation import AttentionTranslator
+from fourfold.tasks.translation import Decoding, decoded
 
 
 @system("transformer", reads="pairs")
-class TransformerTranslator(Translator):
+class TransformerTranslator(AttentionTranslator):
     """Learn to turn one sequence into another, as a sentence into its translation, by attention alone."""
 
-    sizes: ClassVar[dict[str, dict[str, Any]]] = {
-        "tiny": {"layers": 4, "width": 128, "heads": 4, "hidden": 256},
-        "small": {},
-        "medium": {"layers": 4, "width": 384},
-        "base": {"layers": 6, "width": 512, "hidden": 2048, "data.batch": 16384},
-    }
-
-    exempt: ClassVar[dict[str, str]] = {
-        "accumulation": "batches are made by tokens: 4 of 8 hold other pairs than 1 of 32"
-    }
-
-    data: Pairs = Pairs()
-    layers: PositiveInt = 3
-    """Layers of the encoder."""
-    decoder_layers: PositiveInt | None = None
-    """Layers of the decoder; None takes as many as the encoder has."""
-    width: PositiveInt = 256
-    """Features of a position."""
-    heads: PositiveInt | None = None
-    """Attention heads, a divisor of the width; None takes heads of 64 features."""
-    hidden: PositiveInt | None = None
-    """Features inside the feed-forward; None takes two widths."""
-    norm: Literal["pre", "post"] = "pre"
-    """Whether to normalize before each sublayer, or after it as the paper did."""
-    activation: Literal["relu", "gelu"] = "relu"
-    """Of the feed-forward."""
-    positions: Kind = "sinusoidal"
-    """How a position's place is told."""
-    rotary_base: PositiveFloat = 10_000.0
-    """Wavelength factor of rotary and sinusoidal positions."""
-    scale: PositiveFloat | None = None
-    """Factor of the products of queries and keys before the softmax; None takes 1 / sqrt(features of a head)."""
-    tied: bool = True
-    """Whether the output weights are the target embedding's; with a shared vocabulary the source's too."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.2
     """Share of features left out while training, of the embeddings and of what each sublayer adds."""
     objective: TargetToken = TargetToken(smoothing=0.1)
@@ -89,28 +52,7 @@ class TransformerTranslator(Translator):
         Raises:
             UserError: width and heads do not divide.
         """
-        pairs = pair_data(data)
-        heads = dividing(self.width, self.heads or max(1, self.width // 64))
-        try:
-            return EncoderDecoder(
-                pairs.source_size,
-                pairs.target_size,
-                self.width,
-                (self.layers, self.decoder_layers or self.layers),
-                heads,
-                self.hidden or 2 * self.width,
-                window=self.data.longest + 1,
-                shared=pairs.shared,
-                tied=self.tied,
-                dropout=self.dropout,
-                norm=self.norm,
-                activation=self.activation,
-                positions=self.positions,
-                scale=self.scale,
-                base=self.rotary_base,
-            )
-        except ValueError as error:  # positions that turn pairs of features want an even number
-            raise UserError(str(error)) from error
+        return self._made(EncoderDecoder, pair_data(data), window=self.data.longest + 1)
 
     def stepper(self, run: Run) -> Incremental:
         """See `Translator.stepper`."""

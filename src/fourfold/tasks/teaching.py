@@ -22,6 +22,10 @@ FILE = "teacher.jsonl"
 """In the student's folder: what was asked of whom, then a translation a line, in the order of the training pairs."""
 AT_ONCE = 512
 """Sources that are translated between two writes."""
+LONG = 2.0
+"""How many times longer than usual for its source a translation may be: a longer one goes round in circles."""
+SPARE = 4
+"""Tokens that a translation may have beyond that, so that short sources have room."""
 PREPARED = ("unit", "source_unit", "target_unit", "shared", "vocabulary", "min_count", "tokenizer")
 """Options of pairs that make the vocabularies."""
 
@@ -80,7 +84,8 @@ def _digests(data: PairData) -> tuple[str, str]:
 def distilled(run: Run, teacher: str, beam: int) -> Distilled:
     """The run's pairs with the teacher's translations of the training sources as targets.
 
-    A pair of which the teacher says nothing keeps its own target: silence is no translation to learn.
+    A pair of which the teacher says nothing keeps its own target: silence is no translation to learn. So does one of which
+    it says far more than usual: a teacher that searches greedily may say the same words again and again.
 
     Args:
         run: with its pairs opened.
@@ -117,9 +122,18 @@ def distilled(run: Run, teacher: str, beam: int) -> Distilled:
             f"--teacher {teacher}: its translations of all {len(said):,} training sources are empty; fit it longer, or leave "
             "--teacher out"
         )
+    most = [LONG * data.usual_ratio * len(source) + SPARE for source in sources]
+    endless = sum(len(row) > limit for row, limit in zip(said, most, strict=True))
+    said = [row if len(row) <= limit else [] for row, limit in zip(said, most, strict=True)]
     run.note(
         f"Learned from the translations of {len(said):,} training sources by {teacher} (beam {beam})"
-        + (f"; {empty:,} of them are empty: their own targets are learned." if empty else ".")
+        + (f"; {empty:,} of them are empty: their own targets are learned" if empty else "")
+        + (
+            f"; {endless:,} of them are more than {LONG:g} times as long as usual: their own targets are learned"
+            if endless
+            else ""
+        )
+        + "."
     )
     own = zip(held.begins[1], held.begins[1][1:], strict=False)
     rows = [
