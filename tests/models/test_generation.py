@@ -99,6 +99,12 @@ def test_bfloat16_weights_are_close() -> None:
     torch.testing.assert_close(b, a, rtol=0.05, atol=0.1 * float(a.abs().max()))
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_bfloat16_logits_are_drawn_from(temperature: float) -> None:
+    said = cached(model(), [[1], [2, 3]], 5, sampling=Sampling(temperature), dtype=torch.bfloat16)
+    assert [len(row) for row in said] == [5, 5]
+
+
 def test_the_end_token_ends_a_row_only() -> None:
     net = model()
     alone = cached(net, [[1], [2]], 12)

@@ -138,3 +138,37 @@ def test_cost_is_measured_anew_for_other_weights(run: Run, tmp_path: Path) -> No
 
     cost = engines.int8_cost(run, run.model, CompiledDecoder(run.model, 8, "int8", 64))
     assert cost.before != 9 and json.loads(kept.read_text())["weights"] != [1, 2]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    toy, _ = GPT.toy()
+    changes = {
+        "layers": 1,
+        "data": Text(unit="character", window=24),
+        "optimizer": Gradient(steps=8),
+    }
+    folder = tmp_path_factory.mktemp("gpt") / "small"
+    return fourfold.fit(toy.model_copy(update=changes), {"text": [LESSON * 120]}, out=folder)
+
+
+@pytest.mark.parametrize("engine", ["torch", "compiled"])
+def test_guesses_change_no_text(run: Run, small: Run, engine: str) -> None:
+    greedy = {"tokens": 90, "temperature": 0, "engine": engine}
+    plain = "".join(run.generate("the ", **greedy))
+    for draft in ("prompt", str(small.folder)):
+        assert "".join(run.generate("the ", draft=draft, **greedy)) == plain
+    drawn = {"tokens": 70, "seed": 4, "engine": engine, "precision": "float32"}
+    assert "".join(run.generate("a", draft="prompt", **drawn)) == "".join(
+        run.generate("a", **drawn)
+    )
+    several = list(run.generate(["the cat", "a"], draft=str(small.folder), **greedy))
+    assert several == list(run.generate(["the cat", "a"], **greedy))
+
+
+def test_drafts_that_cannot_guess(run: Run, tmp_path: Path) -> None:
+    toy, sources = GPT.toy()
+    other = fourfold.fit(toy.model_copy(update={"optimizer": Gradient(steps=2)}), sources, out=tmp_path / "o")  # fmt: skip
+    for draft, message in [(other.folder, "has another vocabulary"), (tmp_path / "no", "no")]:
+        with pytest.raises(UserError, match=message):
+            "".join(run.generate("a", draft=str(draft)))

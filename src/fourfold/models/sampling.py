@@ -77,21 +77,27 @@ class Sampling:
 
     def _draw_here(self, logits: Tensor, generator: torch.Generator | None) -> int:
         """On a CPU: torch's own way takes longer than a small model's step, with 32,000 entries by far."""
+        found = logits.float().contiguous().numpy()
         if self.temperature == 0:
-            return int(logits.numpy().argmax())  # of equal ones the first, as torch's
+            return int(found.argmax())  # of equal ones the first, as torch's
         from fourfold.kernels.sampling import draw
 
-        uniform = float(torch.rand((), generator=generator, dtype=torch.float64, device="cpu"))
         return int(
             draw(
-                logits.float().contiguous().numpy(),
+                found,
                 float(min(max(self.temperature, 1e-30), 1e30)),
                 self.top_k or 0,
                 1.0 if self.top_p is None else float(self.top_p),
                 float(self.min_p or 0.0),
-                uniform,
+                uniform(generator),
             )
         )
+
+
+def uniform(generator: torch.Generator | None) -> float:
+    """A number from 0 to below 1."""
+    place = "cpu" if generator is None else generator.device
+    return float(torch.rand((), generator=generator, dtype=torch.float64, device=place))
 
 
 class Guide(Protocol):

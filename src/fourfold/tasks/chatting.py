@@ -243,12 +243,13 @@ def _generated(
     stop: Sequence[str],
     engine: str,
     precision: str,
+    draft: str | None,
     **drawn: Any,
 ) -> Iterator[str]:
     """Answers of a task, see `Chatting.generate`."""
-    if stop or engine != "auto" or precision != "auto":
+    if stop or engine != "auto" or precision != "auto" or draft:
         raise UserError(
-            "--stop, --engine and --precision go with prompts that are continued; a task's answer ends by itself"
+            "--stop, --engine, --precision and --draft go with prompts that are continued; a task's answer ends by itself"
         )
     sampling, rules = drawing(vocabulary_of(run.data), ends=answer_ends(run), **drawn)
     base = torch.seed() % 2**31 if seed is None else seed

@@ -28,6 +28,7 @@ from fourfold.models.gguf_file import is_gguf
 from fourfold.models.transformer import Transformer
 from fourfold.tasks.adapting import adapter_fields, base_of
 from fourfold.tasks.decoder_only import DecoderOnly
+from fourfold.tasks.drafting import guesser_of
 from fourfold.tasks.engines import EngineName, Precision, chosen
 from fourfold.tasks.language import LanguageModel, continued, vocabulary_of
 from fourfold.tasks.reader import Reader
@@ -110,6 +111,7 @@ class TransformerLanguage(DecoderOnly, LanguageModel):
         *,
         engine: EngineName = "auto",
         precision: Precision = "auto",
+        draft: str | None = None,
         **given: Any,
     ) -> Iterator[str]:
         """Continue a prompt. A single continuation comes in pieces, as it is made.
@@ -123,6 +125,8 @@ class TransformerLanguage(DecoderOnly, LanguageModel):
             engine: torch, or compiled for models of Llama's form on a CPU; auto takes the faster one for what is asked.
             precision: auto takes float32 where the most likely token must win (temperature 0), otherwise what is faster
                 here; int8 is the compiled engine's, and what it costs is measured and said.
+            draft: a smaller run of the same vocabulary that guesses a few tokens ahead, or the word prompt, which looks them
+                up in the text so far; what is said stays the model's, sooner where guesses are often right.
         """
         model = transformer(run)
         tokens, temperature = given["tokens"], given["temperature"]
@@ -133,6 +137,7 @@ class TransformerLanguage(DecoderOnly, LanguageModel):
             apart=_apart(run),
             say=run.console.say,
             make=taken.make,
+            guesser=guesser_of(run, draft, taken.name) if draft else None,
         )
         yield from continued(run, reader, prompt, **given)
 

@@ -15,8 +15,9 @@ from fourfold.data.text import segments_of
 from fourfold.data.vocabulary import Vocabulary
 from fourfold.look.figures import picture, subplots
 from fourfold.models.decoder import Decoder, advance
-from fourfold.models.generation import generate
+from fourfold.models.generation import generate, samplers_of
 from fourfold.models.sampling import Guide, Sampling
+from fourfold.models.speculation import Guesser, speculate
 from fourfold.models.torch_decoder import TorchDecoder
 from fourfold.models.transformer import Transformer
 from fourfold.tasks.reader import Reader
@@ -25,6 +26,7 @@ ROWS = 32
 """Windows scored at once, at most."""
 READ = 1 << 14
 """Tokens read at once, at most, where they are more than one window."""
+GuesserMaker = Callable[[int, int, Sampling, Sequence[torch.Generator]], Guesser]
 LOGITS = 1 << 25
 """Logits that scoring a text holds at a time."""
 
@@ -41,6 +43,7 @@ class TransformerReader(Reader):
         apart: whether a document sees nothing before its own end token, as it was trained (`Text.document_mask`).
         say: what becomes of sentences for the user.
         make: the decoder of `read_on` where it is another one, from slots and window.
+        guesser: what `read_on` speculates with, from slots, window, sampling and generators.
     """
 
     def __init__(
@@ -52,9 +55,11 @@ class TransformerReader(Reader):
         apart: bool = False,
         say: Callable[[str], None] = lambda sentence: None,
         make: Callable[[int, int], Decoder] | None = None,
+        guesser: GuesserMaker | None = None,
     ) -> None:
         self.model, self.vocabulary, self.apart = model, vocabulary, apart
         self.window, self.say, self.make = window or model.window, say, make
+        self.guesser = guesser
 
     def start(self, rows: int = 1) -> Any:
         """See `Reader.start`."""
@@ -105,9 +110,20 @@ class TransformerReader(Reader):
         guides: Sequence[Guide] | None = None,
     ) -> Iterator[tuple[int, int]]:
         """See `Reader.read_on`: prompts are read at once, and a text ends before an end token."""
+        prompts = [self.opened(start) for start in starts]
+        if self.guesser is not None and self.make is not None:
+            window = min(self.model.window, max(map(len, prompts)) + tokens)
+            stream = speculate(
+                self.make(len(prompts), window),
+                self.guesser(len(prompts), window, sampling, generators),
+                samplers_of(prompts, sampling, generators, never, guides),
+                prompts,
+                tokens=tokens,
+            )
+            return _until(stream, self.vocabulary.ends)
         stream = generate(
             self.model,
-            [self.opened(start) for start in starts],
+            prompts,
             tokens=tokens,
             sampling=sampling,
             generators=generators,
