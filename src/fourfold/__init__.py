@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fourfold.core.errors import UserError
     from fourfold.core.run import Run
     from fourfold.core.system import System, system
+    from fourfold.indexing import index
     from fourfold.selection.folds import cross_validate
     from fourfold.selection.search import search
 
@@ -32,6 +33,7 @@ __all__ = [
     "cross_validate",
     "fit",
     "import_",
+    "index",
     "list_systems",
     "open",
     "save",
@@ -42,6 +44,7 @@ __all__ = [
 _PLACES = {
     "fit": "fourfold.api",
     "import_": "fourfold.api",
+    "index": "fourfold.indexing",
     "open": "fourfold.api",
     "save": "fourfold.api",
     "list_systems": "fourfold.api",

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -311,6 +311,24 @@ def resume(
     return _search(run, tensorboard)
 
 
+def update(run: Run, data: Data, search: Callable[[Run], None] | None = None) -> Run:
+    """Search again in a run's own folder, on other data of the same preparation: a knowledge base brought up to date.
+
+    Args:
+        run: opened; the configuration stays.
+        data: what to search on.
+        search: what is done instead of the optimizer's own search.
+
+    Raises:
+        UserError: as the search itself.
+    """
+    run.data = data
+    _build(run)
+    if run.folder is not None and (run.folder / "weights.safetensors").exists():
+        load_weights(run.folder / "weights.safetensors", run.model)
+    return _search(run, False, search)
+
+
 def _other(from_: Any) -> Run | None:
     if from_ is None or isinstance(from_, Run):
         return from_
@@ -459,13 +477,16 @@ def _build(run: Run) -> None:
     seed_generators(run.seed + 1, run.device)
 
 
-def _search(run: Run, tensorboard: bool) -> Run:
+def _search(run: Run, tensorboard: bool, search: Callable[[Run], None] | None = None) -> Run:
     events = _events(run) if tensorboard else None
     began = time.perf_counter()
     try:
         run.about["finished"] = False
         with _room_in(run.folder):
-            run.system.optimizer.minimize(run.objective, run.model, run.data, run)
+            if search is not None:
+                search(run)
+            else:
+                run.system.optimizer.minimize(run.objective, run.model, run.data, run)
         run.about["finished"] = True
     except Interrupted:
         _finish(run, began)

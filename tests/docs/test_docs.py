@@ -14,6 +14,7 @@ import pytest
 from fourfold import api
 from fourfold.cli.compare import compare_flags
 from fourfold.cli.fit import _option_name, fit_parameters, of_options
+from fourfold.cli.index import index_flags
 from fourfold.cli.ladder import ladder_flags
 from fourfold.cli.main import COMMANDS
 from fourfold.cli.parse import parse
@@ -224,6 +225,8 @@ def test_command_lines_parse(command: str) -> None:
         assert parse("ladder", "", ladder_flags(), words)
     elif name == "compare":
         assert parse("compare", "", compare_flags(), words)
+    elif name == "index":
+        assert parse("index", "", index_flags(), words, loose=True)
     elif name in COMMANDS and not (name in all_verbs() and words[0].startswith("runs/")):
         flags = {w.lstrip("-").split("=")[0] for w in words if w.startswith("-")}
         assert flags <= OTHER.get(name, set())
@@ -269,6 +272,7 @@ def test_options_that_are_named_exist(path: Path) -> None:
             *search_flags(),
             *ladder_flags(),
             *compare_flags(),
+            *index_flags(),
             *(p for v in verbs(cls).values() for p in parameters(v)),
         ]
         for parameter in given:

@@ -13,6 +13,7 @@ COMMANDS = {
     "fit": ("fourfold.cli.fit", "Train a system on data."),
     "search": ("fourfold.cli.search", "Try options of a system, and fit it with the best."),
     "import": ("fourfold.cli.bring", "Make a run of what another program wrote."),
+    "index": ("fourfold.cli.index", "Make a knowledge base of documents, or bring one up to date."),
     "ladder": ("fourfold.cli.ladder", "Every language model on the same text, one measure."),
     "compare": ("fourfold.cli.compare", "The same prompts through several runs, side by side."),
     "list": ("fourfold.cli.show", "Every system: what it reads, its verbs, its source."),

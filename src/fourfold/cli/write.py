@@ -173,7 +173,7 @@ def _frame(frame: Any, out: Path | None, as_json: bool) -> Path | None:
         if as_json:
             sys.stdout.write(frame.write_ndjson())
         else:
-            sys.stdout.write(str(frame) + "\n" if sys.stdout.isatty() else frame.write_csv())
+            _show_frame(frame)
         return None
     writers = {
         ".csv": lambda: frame.write_csv(out),
@@ -193,6 +193,18 @@ def _frame(frame: Any, out: Path | None, as_json: bool) -> Path | None:
         )
     writer()
     return out
+
+
+def _show_frame(frame: Any) -> None:
+    """To a terminal as a table, or, where rows hold long texts, row by row; otherwise as CSV."""
+    if not sys.stdout.isatty():
+        sys.stdout.write(frame.write_csv())
+    elif {"rank", "source", "text"} <= set(frame.columns):
+        for row in frame.iter_rows(named=True):
+            told = " - ".join(str(row[n]) for n in ("source", "heading") if row.get(n))
+            sys.stdout.write(f"[{row['rank']}] {told}  ({row['score']:.3g})\n{row['text']}\n\n")
+    else:
+        sys.stdout.write(f"{frame}\n")
 
 
 def _numbers(frame: Any, out: Path) -> Any:

@@ -59,6 +59,11 @@ class Origin:
     texts: Sequence[Any] | None = None
 
 
+def magic(head: bytes) -> str | None:
+    """What binary kind of file begins like this, in words; None for text, as far as it tells."""
+    return next((what for mark, what in _MAGIC.items() if head.startswith(mark)), None)
+
+
 def kind_of(path: Path) -> str:
     """The suffix that says what a file is: the last one that is no packing."""
     suffixes = [s.lower() for s in path.suffixes]
@@ -130,9 +135,8 @@ def decoded(origin: Origin) -> Iterator[str]:
     done = 0  # bytes before this block
     for block in _blocks(origin):
         if done == 0:
-            for magic, what in _MAGIC.items():
-                if block.startswith(magic):
-                    raise UserError(f"{origin.name}: binary, not text: {what}")
+            if (what := magic(block)) is not None:
+                raise UserError(f"{origin.name}: binary, not text: {what}")
         if (nul := block.find(0)) >= 0:
             raise UserError(
                 f"{origin.name}: binary, not text: a NUL at byte offset {done + nul}; expected UTF-8"

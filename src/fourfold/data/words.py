@@ -22,15 +22,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from fourfold.data.vocabulary import END, UNKNOWN, Decoder, SpelledVocabulary, Texts, limit
+from fourfold.kernels.scripts import UNSPACED
 
 JOIN = ""
 """What the pattern finds where a word follows without a space: the empty string."""
 
-# Thai and Lao, Burmese, Khmer, kana with bopomofo, Han and its extensions, half-width kana
-_UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u312f\u31a0-\u31ff\u3400-\u4dbf"
-    "\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U0001b000-\U0001b16f\U00020000-\U0003fffd"
-)
+_UNSPACED = "".join(f"{chr(first)}-{chr(last)}" for first, last in UNSPACED)
 
 
 @functools.cache

@@ -1,0 +1,7 @@
+"""Scripts that are written without spaces between words, as ranges of code points."""
+
+UNSPACED = (
+    (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3005, 0x3007), (0x3040, 0x312F), (0x31A0, 0x31FF),
+    (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0xFF66, 0xFF9F), (0x1B000, 0x1B16F), (0x20000, 0x3FFFD),
+)  # fmt: skip
+"""Thai and Lao, Burmese, Khmer, iteration marks, kana with bopomofo, Han and its extensions, half-width kana, old kana."""
