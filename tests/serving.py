@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import re
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from children import Child
@@ -39,10 +42,7 @@ class Server:
 
     def number(self, name: str) -> float:
         """A number of `/metrics`."""
-        text = self.ask("/metrics")[1].decode()
-        found = re.search(rf"^{name} ([\d.e+-]+)$", text, re.MULTILINE)
-        assert found, text
-        return float(found[1])
+        return metric(self.ask("/metrics")[1].decode(), name)
 
     def until(self, condition: Callable[[], bool], seconds: float = 20) -> None:
         """Wait for something."""
@@ -58,3 +58,50 @@ def said(child: Child) -> str:
         return child.stderr
     except FileNotFoundError:
         return ""
+
+
+class Threaded:
+    """A server in a thread of this process, on a real socket, over a folder of runs."""
+
+    def __init__(self, folder: Path, **given: Any) -> None:
+        from fourfold.serve.app import create_app
+        from fourfold.serve.listen import Patient, bound
+        from fourfold.serve.shelf import Shelf
+
+        self.app = create_app(Shelf([folder]), page=False, **given)
+        self._socket = bound("127.0.0.1", 0)
+        self.port = int(self._socket.getsockname()[1])
+        import uvicorn
+
+        config = uvicorn.Config(self.app, http=Patient, log_config=None, ws="none")
+        self._server = uvicorn.Server(config)
+        serve = self._server.serve(sockets=[self._socket])
+        self._thread = threading.Thread(target=lambda: asyncio.run(serve))
+
+    def __enter__(self) -> Threaded:
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.005)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+
+    def number(self, name: str) -> float:
+        """A number of its metrics."""
+        return metric(self.app.state.calls.measures.text().decode(), name)
+
+    def until(self, condition: Callable[[], bool], seconds: float = 20) -> None:
+        """Wait for something."""
+        limit = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+
+
+def metric(text: str, name: str) -> float:
+    """A number among Prometheus' lines."""
+    found = re.search(rf"^{name} ([\d.e+-]+)$", text, re.MULTILINE)
+    assert found, text
+    return float(found[1])

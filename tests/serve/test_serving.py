@@ -196,6 +196,11 @@ def test_addresses_that_cannot_be_had(runs: Path, tmp_path: Path) -> None:
         (["--max-body", "x"], "--max-body: expected bytes, as 1000000 or 32M, got 'x'"),
         (["--max-seconds", "0"], "--max-seconds: expected seconds above 0, got '0'"),
         (["--concurrency", "0"], "--concurrency: expected a whole number from 1"),
+        (
+            ["--engine", "steam"],
+            "--engine steam: no such engine; choose from auto, compiled, torch",
+        ),
+        (["--precision", "int9"], "--precision int9: no such precision; did you mean int8"),
         ([runs / "none"], "none: no such folder"),
         ([tmp_path / "other"], "two runs of the name books"),
         (["--prot", "1"], "--prot"),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, get_args
 
 from fourfold.cli.parse import flag, parse, positional
-from fourfold.core.errors import UserError
+from fourfold.core.errors import UserError, nearest
 
 ABOUT = (
     "The verbs of runs over HTTP, and a page: run folders, or folders of runs (by default runs/)."
@@ -42,6 +43,20 @@ def _flags() -> list[Any]:
             "Requests that are answered together, where a verb allows it.",
             32,
             "Limits",
+        ),
+        made(
+            "engine",
+            str,
+            "What texts grow by: torch, compiled, or auto, the faster one.",
+            "auto",
+            "Options",
+        ),
+        made(
+            "precision",
+            str,
+            "Of its products: float32, bfloat16, int8; auto takes int8 where its cost is small.",
+            "auto",
+            "Options",
         ),
         made("queue", int, "Requests that wait at most.", 126, "Limits"),
         made("grace", float, "Seconds that requests have to end once it is stopped.", 20, "Limits"),
@@ -97,6 +112,7 @@ def serve_command(tokens: list[str]) -> None:
 
 def _limits(given: dict[str, Any]) -> Any:
     from fourfold.serve.limits import Limits
+    from fourfold.tasks.engines import EngineName, Precision
 
     plain = Limits()
     tokens = _number("max-tokens", given.get("max_tokens", "4096"), 1, 2**31)
@@ -108,9 +124,17 @@ def _limits(given: dict[str, Any]) -> Any:
         concurrency=_number("concurrency", given.get("concurrency", "2"), 1, 256),
         batch=_number("batch", given.get("batch", "32"), 1, 1024),
         queue=_number("queue", given.get("queue", "126"), 0, 100_000),
+        engine=_choice("engine", given.get("engine", "auto"), get_args(EngineName)),
+        precision=_choice("precision", given.get("precision", "auto"), get_args(Precision)),
         fits=_number("fits", given.get("fits", "1"), 0, 256),
         most={**plain.most, **{name: tokens for name in ("tokens", "times", "steps")}},
     )
+
+
+def _choice(name: str, word: str, known: Sequence[str]) -> Any:
+    if word not in known:
+        raise UserError(f"--{name} {word}: no such {name}{nearest(word, known)}")
+    return word
 
 
 def _number(name: str, text: str, low: int, high: int) -> int:

@@ -9,20 +9,21 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import fourfold
 from fourfold.core.errors import UserError
-from fourfold.serve import reference, routes, security
+from fourfold.serve import openai, reference, routes, security
 from fourfold.serve.bodies import Bounded
 from fourfold.serve.calls import Calls
 from fourfold.serve.jobs import Jobs
 from fourfold.serve.limits import Limits
 from fourfold.serve.metrics import CONTENT_TYPE, Measures
 from fourfold.serve.openapi import Document
-from fourfold.serve.problems import refusal
+from fourfold.serve.problems import Wrong, refusal, short
 from fourfold.serve.shelf import Shelf
 from fourfold.serve.work import Failed
 
@@ -61,11 +62,13 @@ def create_app(
     _gauges(measures, shelf, calls, jobs)
     app.include_router(routes.router)
     app.include_router(routes.verbs)
+    app.include_router(openai.router)
     _server(app, measures, token)
     _elsewhere(app)
     app.add_exception_handler(UserError, _refused)
     app.add_exception_handler(Failed, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _unread)
     app.add_exception_handler(Exception, _refused)
     if page:
         from fourfold.serve.page import attach
@@ -81,6 +84,7 @@ def create_app(
 def _gauges(measures: Measures, shelf: Shelf, calls: Calls, jobs: Jobs) -> None:
     measures.gauge("calls_present", "Calls that work or wait.", lambda: calls.present)
     measures.gauge("calls_working", "Calls that are being worked on.", lambda: calls.working)
+    measures.gauge("texts_growing", "Texts that grow.", lambda: calls.lanes.growing)
     measures.gauge("runs_open", "Runs whose weights are in memory.", lambda: shelf.opened)
     measures.gauge(
         "fits_running", "Fits under way that were started here.", lambda: len(jobs.running)
@@ -125,7 +129,7 @@ def _server(app: FastAPI, measures: Measures, token: str | None) -> None:
 
 def _elsewhere(app: FastAPI) -> None:
     """What no endpoint takes below the endpoints' addresses is told to a program: the page would answer in HTML."""
-    listed = [*app.routes, *routes.router.routes, *routes.verbs.routes]
+    listed = [*app.routes, *routes.router.routes, *routes.verbs.routes, *openai.router.routes]
     taken = [r for r in listed if isinstance(r, APIRoute)]
     methods = [*METHODS, "TRACE"]
 
@@ -133,26 +137,32 @@ def _elsewhere(app: FastAPI) -> None:
         path = request.url.path
         takes = {m for r in taken if r.path_regex.match(path) for m in r.methods or ()}
         if not takes:
-            return JSONResponse({"detail": "Not Found"}, 404)
-        return JSONResponse(
-            {"detail": "Method Not Allowed"}, 405, {"Allow": ", ".join(sorted(takes))}
-        )
+            return short(404, "Not Found", path)
+        return short(405, "Method Not Allowed", path, {"Allow": ", ".join(sorted(takes))})
 
     for first in sorted({r.path.split("/")[1] for r in taken}):
         for path in (f"/{first}", f"/{first}/{{rest:path}}"):
             app.router.add_route(path, nothing, methods=methods, include_in_schema=False)
 
 
-async def _refused(_: Request, error: Exception) -> Response:
-    return refusal(error)
+async def _refused(request: Request, error: Exception) -> Response:
+    return refusal(error, request.url.path)
 
 
-async def _invalid(_: Request, error: Exception) -> Response:
+async def _unread(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    return short(error.status_code, str(error.detail), request.url.path, error.headers)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"][1:]) or "the body"
-    message = first["msg"][0].lower() + first["msg"][1:]
-    return refusal(UserError(f"{place[:200]}: {message}"))
+    place = ".".join(str(part) for part in first["loc"][1:])[:200]
+    message = first["msg"].removeprefix("Value error, ")
+    message = message if ": " in message else message[0].lower() + message[1:]
+    sentence = message if not place and ": " in message else f"{place or 'the body'}: {message}"
+    field = (place or sentence.partition(":")[0]).partition(".")[0]
+    return refusal(Wrong(sentence, field), request.url.path)
 
 
 class Counted:

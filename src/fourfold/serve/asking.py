@@ -23,14 +23,14 @@ async def call_verb(request: Request, name: str, verb: str) -> Response:
     form = calls.form(name, verb)
     given, streams = await arguments(request, form)
     if not streams:
-        result = await _until_gone(request, calls.run(name, verb, given))
+        result = await until_gone(request, calls.run(name, verb, given))
         if result is None:
             return Response(status_code=GONE)
         accept = request.headers.get("accept", "")
         return await run_in_threadpool(encode.respond, result, accept)
     stream = calls.stream(name, verb, given)
     # the first piece is waited for, so that what is wrong has its status
-    first = await _until_gone(request, _first(stream))
+    first = await until_gone(request, _first(stream))
     if first is None:
         return Response(status_code=GONE)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -46,7 +46,7 @@ async def _first(stream: Any) -> list[str]:
     return []
 
 
-async def _until_gone(request: Request, work: Any) -> Any:
+async def until_gone(request: Request, work: Any) -> Any:
     """Wait for some work, or give it up when the client leaves; then None."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_left(request))

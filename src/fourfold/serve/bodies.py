@@ -36,7 +36,7 @@ class Bounded:
         except UserError as error:
             if begun:
                 raise
-            await refusal(error)(scope, receive, send)
+            await refusal(error, scope["path"])(scope, receive, send)
         finally:
             self.held -= body.count
 

@@ -9,20 +9,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 from fourfold.core.errors import UserError
 from fourfold.core.registry import load_system
+from fourfold.core.run import Run
 from fourfold.serve.call import Call, Result
 from fourfold.serve.content import prepare
 from fourfold.serve.decode import Arguments, from_values
+from fourfold.serve.lanes import Growth, Lanes
 from fourfold.serve.limits import Busy, Limits, TooLarge
 from fourfold.serve.metrics import Measures
 from fourfold.serve.schema import VerbForm, describe
 from fourfold.serve.shelf import NotReady, Shelf
 from fourfold.serve.work import Failed, argument_of, key_of, logged, work
+from fourfold.tasks.continuous import Growing
 
 
 class TooLong(UserError):
@@ -50,6 +53,7 @@ class Calls:
         self._calls: set[Call] = set()
         self._lines: dict[str, list[Call]] = {}
         self._drains: dict[str, asyncio.Task[None]] = {}
+        self.lanes = Lanes(self)
         self._mean = 0.5  # seconds of work, running mean
         self.working = 0
         """Calls that are being worked on."""
@@ -105,8 +109,57 @@ class Calls:
         form = self.form(name, verb)
         self._admit(name)
         call = Call(name, form, streaming)
-        # a thread of its own: reading a table, or a run's weights, must not hold up the others
-        reading = self._readers.submit(self._prepare, call, arguments)
+        await self._come_in(call, lambda: self._read(call, arguments))
+        self._lines.setdefault(name, []).append(call)
+        if name not in self._drains:
+            self._drains[name] = asyncio.create_task(self._drain(name))
+        return call
+
+    async def grow(
+        self, name: str, what: str, wanted: Callable[[Run], list[Growing]], *, streaming: bool
+    ) -> Growth:
+        """Begin texts of a run that grow beside those of others.
+
+        Args:
+            name: the run.
+            what: by which name they are counted.
+            wanted: the texts, made in a thread of its own; more than `limits.batch` never grow at once.
+            streaming: whether they are wanted as they grow.
+
+        Raises:
+            Busy: too many calls.
+            UserError: there is no such run, or `wanted` finds something wrong.
+        """
+        system = self.shelf.status(name).system
+        self._admit(name)
+        call = Growth(name, VerbForm(what, "", (), "text", True, system=system), streaming)
+
+        def read() -> None:
+            call.run = self.shelf.open(name)
+            try:
+                call.texts = wanted(call.run)
+            except UserError as error:
+                sentence = str(error).replace(str(call.run.folder), name)
+                raise type(error)(sentence) from None
+
+        await self._come_in(call, read)
+        self.lanes.join(call)
+        return call
+
+    def begun(self, call: Growth) -> None:
+        """The texts of a call grow now: it no longer waits."""
+        if call.timer is not None:
+            call.timer.cancel()
+        self.working += 1
+
+    def left(self, call: Growth) -> None:
+        """The texts of a call grow no more."""
+        self.working -= bool(call.until)
+        self._leave(call)
+
+    async def _come_in(self, call: Call, read: Callable[[], None]) -> None:
+        """Read what is asked in a thread of its own: a table, or a run's weights, must not hold up the others."""
+        reading = self._readers.submit(self._prepare, call, read)
         try:
             await asyncio.wrap_future(reading)
         except BaseException:
@@ -116,10 +169,6 @@ class Calls:
         self._calls.add(call)
         late = self._busy("has not come to this one in time")
         call.timer = call.loop.call_later(self.limits.seconds, self.give_up, call, late)
-        self._lines.setdefault(name, []).append(call)
-        if name not in self._drains:
-            self._drains[name] = asyncio.create_task(self._drain(name))
-        return call
 
     def _admit(self, name: str) -> None:
         limits = self.limits
@@ -135,9 +184,9 @@ class Calls:
         rounds = self.present / self.limits.concurrency
         return Busy(f"the server {why}; come again later", min(60.0, max(1.0, rounds * self._mean)))
 
-    def _prepare(self, call: Call, arguments: Mapping[str, Any]) -> None:
+    def _prepare(self, call: Call, read: Callable[[], None]) -> None:
         try:
-            self._read(call, arguments)
+            read()
         except UserError:
             raise
         except Exception:
@@ -260,6 +309,7 @@ class Calls:
         until = time.monotonic() + 1.0  # what looks whether it is still wanted ends now
         while self.working and time.monotonic() < until:
             await asyncio.sleep(0.02)
+        self.lanes.close()
         self._readers.shutdown(wait=False, cancel_futures=True)
         self._workers.shutdown(wait=False, cancel_futures=True)
         return not self.working

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fourfold.core.errors import UserError
+from fourfold.tasks.engines import EngineName, Precision
 
 
 class Busy(UserError):
@@ -48,7 +49,11 @@ class Limits:
     per_run: int = 64
     """Requests of one run that work or wait: 429."""
     batch: int = 32
-    """Requests that are put together, where the verb allows it; 1 puts none together."""
+    """Requests that are put together, where the verb allows it; 1 puts none together. Texts of a run that grow at once."""
+    engine: EngineName = "auto"
+    """What texts grow by: torch, compiled, or what is faster here."""
+    precision: Precision = "auto"
+    """Of its products: float32, bfloat16, int8, or int8 where what it costs is small."""
     rows: int = 1_000_000
     """Rows of a table in a request."""
     cells: int = 50_000_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -15,6 +15,7 @@ from prometheus_client import (
 )
 
 from fourfold.serve.schema import VerbForm
+from fourfold.tasks.continuous import Growing
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
@@ -42,6 +43,14 @@ class Measures:
             "fourfold_batch_calls", "Calls that were made as one.", ("system", "verb"),
             buckets=SIZES, registry=self.registry,
         )  # fmt: skip
+        self.first = Histogram(
+            "fourfold_first_words_seconds", "Seconds from a request for text to its first words.",
+            buckets=SECONDS, registry=self.registry,
+        )  # fmt: skip
+        self.tokens = Counter(
+            "fourfold_tokens", "Tokens of texts that grew: read of prompts, reused of prompts, made.",
+            ("kind",), registry=self.registry,
+        )  # fmt: skip
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 
@@ -53,6 +62,15 @@ class Measures:
         """Some calls were answered."""
         self.work.labels(form.system, form.verb).observe(seconds)
         self.batches.labels(form.system, form.verb).observe(calls)
+
+    def grown(self, form: VerbForm, texts: Sequence[Growing], beside: int, seconds: float) -> None:
+        """Some texts of one call grew, beside others."""
+        self.work.labels(form.system, form.verb).observe(seconds)
+        self.batches.labels(form.system, form.verb).observe(beside + len(texts))
+        for text in texts:
+            self.tokens.labels("read").inc(len(text.prompt) - text.reused)
+            self.tokens.labels("reused").inc(text.reused)
+            self.tokens.labels("made").inc(text.made)
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """A request was answered."""

@@ -92,7 +92,7 @@ class Gate:
         reads = "text/html" in connection.headers.get("accept", "")
         if isinstance(error, Unauthorized) and reads:
             return RedirectResponse(f"/login?next={quote(connection.url.path)}", 303)
-        return refusal(error)
+        return refusal(error, connection.url.path)
 
 
 def _equal(given: str, wanted: str) -> bool:

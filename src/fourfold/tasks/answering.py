@@ -89,8 +89,8 @@ def answers(
         [model.window - len(prompt) for prompt in prompts],
     )
     stops = () if token is not None else (stop,)
-    voices = [Voice(_primed(vocabulary, prompt), stops) for prompt in prompts]
-    leads = [_Lead(data.chat.lead) for _ in prompts]
+    voices = [Voice(primed(vocabulary, prompt), stops) for prompt in prompts]
+    leads = [Lead(data.chat.lead) for _ in prompts]
     for row, piece in spoken(stream, voices):
         if said := leads[row].push(piece):
             yield row, said
@@ -179,7 +179,7 @@ def fitted(run: Run, turns: Conversation, reserve: int) -> tuple[list[int], int]
     return prompt, len(turns) - len(kept)
 
 
-def _primed(vocabulary: Vocabulary, prompt: Sequence[int]) -> Any:
+def primed(vocabulary: Vocabulary, prompt: Sequence[int]) -> Any:
     """A decoder that knows what precedes, which decides about spaces and half characters."""
     decoder = vocabulary.decoder()
     for token in prompt[-16:]:
@@ -200,7 +200,7 @@ def _within(stream: Any, ends: set[int], left: list[int]) -> Iterator[tuple[int,
         answer = True if token in ends else (yield row, token) or left[row] <= 0
 
 
-class _Lead:
+class Lead:
     """Takes away what the template sets between its prompt and an answer, as a space, where the model says it."""
 
     def __init__(self, lead: str) -> None:
