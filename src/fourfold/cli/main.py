@@ -16,6 +16,7 @@ COMMANDS = {
     "index": ("fourfold.cli.index", "Make a knowledge base of documents, or bring one up to date."),
     "ladder": ("fourfold.cli.ladder", "Every language model on the same text, one measure."),
     "compare": ("fourfold.cli.compare", "The same prompts through several runs, side by side."),
+    "bench": ("fourfold.cli.bench", "How fast a run generates, by engine."),
     "list": ("fourfold.cli.show", "Every system: what it reads, its verbs, its source."),
     "runs": ("fourfold.cli.show", "What has been trained here."),
     "show": ("fourfold.cli.show", "One run in full, or the newest: `show last`."),

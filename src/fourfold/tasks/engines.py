@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import tempfile
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from fourfold.core.evaluation import held_out
 from fourfold.core.run import Run
 from fourfold.core.state import write_text
 from fourfold.data.text import TextData
+from fourfold.models.adapters import merged
 from fourfold.models.decoder import Decoder
 from fourfold.models.torch_decoder import TorchDecoder
 from fourfold.models.transformer import Transformer
@@ -29,7 +32,7 @@ from fourfold.models.transformer import Transformer
 if TYPE_CHECKING:
     from fourfold.models.compiled import CompiledDecoder
 
-EngineName = Literal["auto", "torch", "compiled"]
+EngineName = Literal["auto", "torch", "compiled", "llama.cpp"]
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
 FILE = "int8.json"
 """In a run's folder: what int8 costs, measured once."""
@@ -43,6 +46,8 @@ ROWS, LENGTH = 8, 64
 """Held-out tokens on which int8 is measured: rows and tokens of each."""
 MOST_BITS, MOST_ERROR = 0.01, 0.05
 """Bits per byte, or share of the logits' deviation, that int8 may cost to be taken by itself."""
+TYPES: dict[str, Any] = {"float32": "f32", "bfloat16": "bf16", "int8": "q8_0"}
+"""Of matrices in GGUF files."""
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -50,7 +55,7 @@ class Engine(NamedTuple):
     """What continues a text."""
 
     name: EngineName
-    """torch or compiled."""
+    """torch, compiled or llama.cpp."""
     precision: Precision
     """Of the weights that are multiplied by; auto is the faster one here, of torch."""
     make: Callable[[int, int], Decoder]
@@ -103,6 +108,8 @@ def chosen(
     """
     if reason := _refused(model, engine, precision):
         raise UserError(reason)
+    if engine == "llama.cpp":
+        return _llama_cpp(run, model, precision, temperature)
     if engine == "torch" or precision == "bfloat16" or (
         engine == "auto" and precision != "int8" and not _pays(model, tokens)
     ):  # fmt: skip
@@ -149,6 +156,8 @@ def _refused(model: Transformer, engine: str, precision: str) -> str | None:
         return "--precision int8: is the compiled engine's; --engine compiled or auto"
     if engine == "compiled" and precision == "bfloat16":
         return "--precision bfloat16: is torch's; the compiled engine has float32 and int8"
+    if engine == "llama.cpp":
+        return None
     wanted = "--engine compiled" if engine == "compiled" else "--precision int8"
     if (engine == "compiled" or precision == "int8") and (reason := unsuited(model)):
         return f"{wanted}: does not serve this model: {reason}; --engine torch does"
@@ -187,6 +196,31 @@ def _compiled(run: Run, model: Transformer, precision: str, temperature: float) 
         kind,
         lambda slots, window: CompiledDecoder(model, slots, kind, window, weights),
     )
+
+
+def _llama_cpp(run: Run, model: Transformer, precision: Precision, temperature: float) -> Engine:
+    """The run as a GGUF file, written once for its weights; in memory only, for as long as the engine lives."""
+    from fourfold.models.llama_cpp import LlamaCppDecoder, package
+    from fourfold.tasks.transformer_gguf import export_gguf
+
+    package()
+    if precision == "auto":
+        precision = "float32" if temperature == 0 else "int8"
+    folder = run.folder / "llama.cpp" if run.folder is not None else None
+    kept = tempfile.TemporaryDirectory() if folder is None else None
+    path = Path(kept.name if kept else str(folder)) / f"{TYPES[precision]}.gguf"
+    weights = run.folder / "weights.safetensors" if run.folder is not None else path
+    if not path.exists() or path.stat().st_mtime_ns < weights.stat().st_mtime_ns:
+        path.parent.mkdir(exist_ok=True)
+        export_gguf(run, merged(model), path, TYPES[precision], getattr(run.system, "family", None))
+    run.console.say(f"Engine: llama.cpp, {precision}.")
+
+    def make(slots: int, window: int) -> Decoder:
+        decoder = LlamaCppDecoder(path, slots, window, model.vocabulary)
+        decoder.kept = kept
+        return decoder
+
+    return Engine("llama.cpp", precision, make)
 
 
 @torch.inference_mode()

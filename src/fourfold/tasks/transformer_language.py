@@ -122,7 +122,8 @@ class TransformerLanguage(DecoderOnly, LanguageModel):
         window goes on from the last half of it.
 
         Args:
-            engine: torch, or compiled for models of Llama's form on a CPU; auto takes the faster one for what is asked.
+            engine: torch, compiled (models of Llama's form, on a CPU), or llama.cpp where llama-cpp-python is installed; auto takes
+                the faster one of the first two for what is asked.
             precision: auto takes float32 where the most likely token must win (temperature 0), otherwise what is faster
                 here; int8 is the compiled engine's, and what it costs is measured and said.
             draft: a smaller run of the same vocabulary that guesses a few tokens ahead, or the word prompt, which looks them
