@@ -36,7 +36,7 @@ from fourfold.models.decoding import Search, by_length, greedy
 from fourfold.models.encoder_decoder import EncoderDecoder
 from fourfold.models.incremental import Incremental
 from fourfold.optimizers.search import Search as Training
-from fourfold.tasks.translation import PLACES, Decoding, decoded
+from fourfold.tasks.translation_decoding import PLACES, Decoding, decoded
 
 WIDTH, LAYERS, HEADS, HIDDEN, VOCABULARY = 256, 3, 4, 512, 6000
 DROPOUT, SMOOTHING = 0.1, 0.1

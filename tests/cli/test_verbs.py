@@ -24,7 +24,7 @@ def test_options_come_from_the_signature(command: Command, run_folder: Path) -> 
         command("say", run_folder, "hello", "--times", "2", "--loud", "--end", "!").out
         == "HELLO HELLO!\n"
     )
-    assert command("count", run_folder, "--from", "2").out == "2\n3\n\n"
+    assert command("count", run_folder, "--from", "2").out == "2\n3\n"
     help_ = command("say", run_folder, "--help")
     assert help_.code == 0
     for word in (
@@ -126,6 +126,7 @@ def test_several_words(command: Command, run_folder: Path) -> None:
 def test_texts(command: Command, run_folder: Path) -> None:
     assert json.loads(command("say", run_folder, "é", "--json").out) == {"text": "é."}
     assert json.loads(command("count", run_folder, "--json").out) == {"text": "1\n2\n3\n"}
+    assert command("count", run_folder).out == "1\n2\n3\n"  # which ends its last line itself
     ended = command("count", run_folder, "--out", "counted.txt")
     assert ended.out == "" and "Written to counted.txt" in ended.err
     assert Path("counted.txt").read_text() == "1\n2\n3\n"

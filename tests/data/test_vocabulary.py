@@ -82,6 +82,15 @@ def test_everything_comes_back(unit: str, text: str) -> None:
     assert "".join(said) + decoder.finish() == text
 
 
+def test_tokens_are_shown_as_they_stand_in_the_text() -> None:
+    text = "Ein Mädchen läuft über die Straße."
+    known = vocabulary("bpe", f"{text} " * 20)
+    assert "".join(known.shown(t) for t in known.encode(text).tolist()) == text
+    assert known.shown(known.end) == known.token(known.end)
+    half = int(Bytes().encode("ü")[0])  # no character by itself
+    assert Bytes().shown(half) == Bytes().token(half)
+
+
 @settings(max_examples=100, deadline=None)
 @given(mixed, st.integers(0, 60))
 def test_words_do_not_depend_on_where_text_is_cut_at_white_space(text: str, place: int) -> None:

@@ -16,8 +16,15 @@ from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.look.translation import quality_by_length
 from fourfold.models.decoding import Output
-from fourfold.tasks.translation import by_groups, copied, limits
-from fourfold.tasks.translation_scores import length_groups, measured, tokenizer_of, utility
+from fourfold.tasks.translation_decoding import limits
+from fourfold.tasks.translation_lines import copied
+from fourfold.tasks.translation_scores import (
+    by_groups,
+    length_groups,
+    measured,
+    tokenizer_of,
+    utility,
+)
 
 WORDS = "nul een twee drie vier vijf zes zeven acht negen".split()
 
@@ -77,7 +84,8 @@ def test_outputs_too_short_for_bleu_have_none(run: Run) -> None:
 
 def test_documents_keep_their_lines(run: Run) -> None:
     text = "1 2\n\n3 4 5\n\n\n7\n"
-    assert _text(run.translate(text)) == "een twee\n\ndrie vier vijf\n\n\nzeven"
+    assert _text(run.translate(text)) == "een twee\n\ndrie vier vijf\n\n\nzeven\n"
+    assert _text(run.translate("1 2\n7")) == "een twee\nzeven"  # which does not end its last line either
     assert _text(run.translate("")) == ""
     assert list(run.translate(["1", "2\n3", ""])) == ["een\n", "twee\ndrie\n", "\n"]
 

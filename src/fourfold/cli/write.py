@@ -74,6 +74,7 @@ def _text(pieces: Iterator[str], out: Path | None, as_json: bool) -> Path | None
             for piece in pieces:
                 file.write(piece)
         return out
+    piece = ""
     for piece in pieces:
         try:
             sys.stdout.write(piece)
@@ -81,7 +82,8 @@ def _text(pieces: Iterator[str], out: Path | None, as_json: bool) -> Path | None
             encoding = sys.stdout.encoding or "ascii"
             sys.stdout.write(piece.encode(encoding, "replace").decode(encoding))
         sys.stdout.flush()
-    sys.stdout.write("\n")
+    if not piece.endswith("\n"):  # a text that ends its last line itself is as it should be
+        sys.stdout.write("\n")
     sys.stdout.flush()
     return None
 

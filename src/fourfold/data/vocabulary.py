@@ -146,6 +146,11 @@ class Vocabulary(ABC):
     def token(self, number: int) -> str:
         """The name of an entry, to show."""
 
+    def shown(self, number: int) -> str:
+        """A token as it stands in a text, with its space; by its name where it is no whole character."""
+        text = self.decode([number])
+        return self.token(number) if not text.strip() or "\ufffd" in text else text
+
     @abstractmethod
     def content(self) -> str:
         """What is written to the vocabulary's file."""

@@ -42,7 +42,8 @@ from fourfold.tasks.multimodality import (
     slots_table,
 )
 from fourfold.tasks.teaching import Distilled, distilled, taken_over
-from fourfold.tasks.translation import PLACES, Decoding, Lines
+from fourfold.tasks.translation_decoding import PLACES, Decoding
+from fourfold.tasks.translation_lines import Lines, as_texts
 
 Passes = Annotated[int, Ge(1), Le(10)]
 PADDING = 64
@@ -182,10 +183,7 @@ class AllWordsAtOnce(AttentionTranslator):
         size, scale = _length(length)
         how = self._how(run, passes, candidates, size, scale)
         texts = [text] if isinstance(text, str) else list(text)
-        found = Lines(self, run, how, long).translated(texts)
-        for lines in found:
-            said = "\n".join(best[0].text for best in lines)
-            yield said if isinstance(text, str) else f"{said}\n"
+        yield from as_texts(text, Lines(self, run, how, long).translated(texts))
 
     def evaluate(  # type: ignore[override]
         self, run: Run, source: Source = None, *, passes: Passes = 1, candidates: PositiveInt = 1

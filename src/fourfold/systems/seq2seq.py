@@ -129,8 +129,12 @@ class Sequences(Translator):
             memory = model.encode(batch["source"][:1, :length], batch["source_lengths"][:1])
             _, _, looked = model.decode(memory, model.initial(memory), batch["tokens"][:1, :time])
         assert looked is not None  # noqa: S101
-        read = [data.source_vocabulary.token(t) for t in batch["source"][0, :length].tolist()]
-        said = [data.target_vocabulary.token(t) for t in batch["targets"][0, :time].tolist()]
+        read = [
+            data.source_vocabulary.shown(t).strip() for t in batch["source"][0, :length].tolist()
+        ]
+        said = [
+            data.target_vocabulary.shown(t).strip() for t in batch["targets"][0, :time].tolist()
+        ]
         title = "Where each word of the target looked"
         maps = looked[:, :LONGEST, :LONGEST].float().cpu().numpy()
         return [attention_maps({self.attention: maps}, read[:LONGEST], title, said[:LONGEST])]

@@ -25,7 +25,7 @@ from fourfold.models.incremental import Attending, Incremental
 from fourfold.objectives.sequence import TargetToken
 from fourfold.optimizers.gradient import Gradient
 from fourfold.tasks.attention_translation import AttentionTranslator
-from fourfold.tasks.translation import Decoding, decoded
+from fourfold.tasks.translation_decoding import Decoding, decoded
 
 
 @system("transformer", reads="pairs")

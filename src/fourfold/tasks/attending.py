@@ -19,7 +19,6 @@ from fourfold.core.parts import Batch
 from fourfold.core.run import Run
 from fourfold.core.types import Picture, Table
 from fourfold.data.pairs import pair_data
-from fourfold.data.vocabulary import Vocabulary
 from fourfold.look.attention import attention_maps, attention_table, visible
 from fourfold.look.attention_walk import Walk, walked
 from fourfold.models.attention import Looked, looking
@@ -254,21 +253,15 @@ def _side(run: Run, batch: Batch, side: str, count: int, said: Sequence[Tensor])
     data = pair_data(run.data)
     if side == "source":
         used = int(batch["source_lengths"][0])
-        return [_spelled(data.source_vocabulary, int(t)) for t in batch["source"][0, :used]]
+        return [data.source_vocabulary.shown(int(t)).strip() for t in batch["source"][0, :used]]
     vocabulary = data.target_vocabulary
     if not hasattr(run.model, "room"):
         used = int((batch["targets"][0] >= 0).sum())
         read = batch["tokens"][0, 1:used].tolist()
-        return ["<begin>", *(_spelled(vocabulary, t) for t in read)]  # whatever token that is
+        return ["<begin>", *(vocabulary.shown(t).strip() for t in read)]  # whatever token that is
     head: Any = run.model.head
     best = head(said[-1][0].detach()).argmax(-1).tolist()
-    return ["·" if t == data.end else _spelled(vocabulary, t) for t in best]
-
-
-def _spelled(vocabulary: Vocabulary, token: int) -> str:
-    """A token as it stands in the text; by its name where it is no whole character."""
-    text = vocabulary.decode([token]).strip()
-    return vocabulary.token(token) if not text or "\ufffd" in text else text
+    return ["·" if t == data.end else vocabulary.shown(t).strip() for t in best]
 
 
 def devices(run: Run) -> list[torch.device]:

@@ -270,7 +270,7 @@ def _embeddings(run: Run, words: int, method: Method, seed: int) -> Picture | No
     chosen = np.argsort(-counts, kind="stable")[:words]
     chosen = chosen[counts[chosen] > 0] if (counts > 0).sum() >= 3 else chosen
     vectors = found[0].weight.detach()[torch.from_numpy(chosen.copy()).to(run.device)]
-    names = [visible(vocabulary.token(int(i))) for i in chosen]
+    names = [visible(vocabulary.shown(int(i))) for i in chosen]
     title = f"Embeddings of the {len(names)} most frequent tokens"
     return projection_map(vectors.float().cpu().numpy(), names, title, method=method, seed=seed)
 

@@ -20,7 +20,8 @@ from fourfold.data.pairs import PairData, pair_data
 from fourfold.look.figures import COLORS, picture, subplots
 from fourfold.models.non_autoregressive import NonAutoregressive
 from fourfold.tasks.teaching import opened
-from fourfold.tasks.translation import Decoding, Translator
+from fourfold.tasks.translation import Translator
+from fourfold.tasks.translation_decoding import Decoding
 from fourfold.tasks.translation_scores import measured, tokenizer_of
 
 EXAMPLES = 6
@@ -184,4 +185,4 @@ def slots_table(
 
 
 def _name(data: PairData, token: int) -> str:
-    return "·" if token == data.end else data.target_vocabulary.token(token).replace("Ġ", "_")
+    return "·" if token == data.end else data.target_vocabulary.shown(token).replace(" ", "_")

@@ -16,7 +16,8 @@ import numpy as np
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.data.pairs import Encoded, PairData, Pairs, pair_data
-from fourfold.tasks.translation import Decoding, Translator
+from fourfold.tasks.translation import Translator
+from fourfold.tasks.translation_decoding import Decoding
 
 FILE = "teacher.jsonl"
 """In the student's folder: what was asked of whom, then a translation a line, in the order of the training pairs."""

@@ -1,13 +1,11 @@
 """The verbs of every system that makes one sequence of another: translate, evaluate, explain.
 
 A system subclasses `Translator` and supplies `stepper`; one that decodes in another way supplies `_decode` instead.
-Documents are translated line by line, empty lines kept; lines beyond the model's limit are split, cut or refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,59 +18,24 @@ from fourfold.core.parts import Split
 from fourfold.core.run import Run
 from fourfold.core.system import batchable
 from fourfold.core.types import Document, Picture, Score, Source, Table
-from fourfold.data.pair_lengths import Long, counted, pieces
-from fourfold.data.pairs import PairData, pair_data
+from fourfold.data.pair_lengths import Long, counted
+from fourfold.data.pairs import pair_data
 from fourfold.look.translation import quality_by_length
-from fourfold.models.decoding import (
-    Beam,
-    Output,
-    Search,
-    Stepper,
-    beam,
-    by_length,
-    greedy,
-    least_risk,
-    sample,
-)
+from fourfold.models.decoding import Output, Stepper
 from fourfold.models.sampling import Sampling
 from fourfold.tasks.language import Probability
 from fourfold.tasks.looking import Looking
-from fourfold.tasks.translation_scores import (
-    MISSING,
-    length_groups,
-    measured,
-    tokenizer_of,
-    utility,
-)
+from fourfold.tasks.translation_decoding import Decoding, decoded
+from fourfold.tasks.translation_lines import Lines, as_table, as_texts
+from fourfold.tasks.translation_scores import by_groups, scores
 
 if TYPE_CHECKING:
     import polars as pl
 
-PLACES = 4096
-"""Source tokens that are decoded at once, padding and beams included."""
 SHOWN = 200
 """Held-out sentences that the report translates."""
 EXAMPLES = 8
 """Translations that the report shows."""
-SPARE = 20
-"""Tokens that an output may have beyond three times what is usual for its source."""
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How sources are decoded."""
-
-    beam: int = 5
-    """Beams; 1 takes the most likely token at every step."""
-    best: int = 1
-    """Outputs for each source."""
-    length_penalty: float = 1.0
-    coverage: float = 0.0
-    sampling: Sampling | None = None
-    """Draws outputs instead of searching for them."""
-    risk: int = 0
-    """Outputs drawn for each source, of which the one closest to all others is taken; 0 for none."""
-    seed: int = 0
 
 
 class Translator(Looking):
@@ -140,10 +103,7 @@ class Translator(Looking):
         )
         texts = [text] if isinstance(text, str) else list(text)
         found = Lines(self, run, how, long).translated(texts)
-        if nbest > 1:
-            return _table(texts, found)
-        said = ("\n".join(best[0].text for best in lines) for lines in found)
-        return _pieces(said, single=isinstance(text, str))
+        return as_table(found) if nbest > 1 else as_texts(text, found)
 
     def evaluate(
         self,
@@ -178,7 +138,7 @@ class Translator(Looking):
         )
         units = {**run.objective.units(), "equal": "of the outputs, to the letter"}
         try:
-            values, units, said = _scores(values, units, sources, outputs, references)
+            values, units, said = scores(values, units, sources, outputs, references)
             notes += said
         except UserError as error:
             notes.append(str(error))
@@ -246,283 +206,3 @@ class Translator(Looking):
         if not sources:
             return None
         return sources, references, self._outputs(run, sources, Decoding(beam=1))
-
-
-@dataclass(frozen=True)
-class Said:
-    """An output as text."""
-
-    text: str
-    score: float
-    log_probability: float
-
-
-class Lines:
-    """Texts translated line by line, all lines at once.
-
-    Args:
-        system: decodes.
-        run: with the model.
-        how: options.
-        long: what becomes of lines beyond the limit; None as while fitting.
-    """
-
-    def __init__(self, system: Translator, run: Run, how: Decoding, long: Long | None) -> None:
-        self.system, self.run, self.how = system, run, how
-        self.data = pair_data(run.data)
-        self.long: Long = long or self.data.options.long
-        self.longest = self.data.options.longest
-        self.beyond = 0
-
-    def translated(self, texts: Sequence[str]) -> list[list[list[Said]]]:
-        """For each text and each of its lines the outputs, the best first; one empty one for an empty line."""
-        places: list[tuple[int, int]] = []
-        wanted: list[str] = []
-        found: list[list[list[list[Said]]]] = []  # texts, lines, pieces, outputs
-        for number, text in enumerate(texts):
-            lines = text.removesuffix("\n").split("\n")
-            found.append([[] for _ in lines])
-            for row, line in enumerate(lines):
-                for piece in self._pieces(line.strip(), row):
-                    places.append((number, row))
-                    wanted.append(piece)
-        if self.beyond:
-            did = "split into pieces" if self.long == "split" else "cut"
-            self.run.console.say(
-                f"lines with more than {self.longest} tokens, {did}: {self.beyond}"
-            )
-        for (number, row), said in zip(places, self._said(wanted), strict=True):
-            found[number][row].append(said)
-        return [[self._joined(parts) for parts in lines] for lines in found]
-
-    def _pieces(self, line: str, row: int) -> list[str]:
-        """What of a line is decoded, each within the limit; nothing for an empty line."""
-        if not line:
-            return []
-        vocabulary = self.data.source_vocabulary
-        tokens = vocabulary.encode(line)
-        if len(tokens) <= self.longest:
-            return [line]
-        if self.long == "error":
-            raise UserError(
-                f"line {row + 1} ({line[:40]!r}) has {len(tokens):,} tokens, expected {self.longest:,} at most; "
-                "--long split or cut shortens it"
-            )
-        self.beyond += 1
-        if self.long == "cut":
-            return [vocabulary.decode(tokens[: self.longest])]
-        return pieces(line, vocabulary, self.longest)
-
-    def _said(self, wanted: list[str]) -> list[list[Said]]:
-        """The outputs of each piece; what is asked twice is decoded once."""
-        if not wanted:
-            return []
-        different = list(dict.fromkeys(wanted))
-        rows, spelled = self.data.encode_sources(different)
-        outputs = self.system._decode(self.run, rows, self.how)
-        read = {
-            text: [
-                Said(copied(self.data, row, words, o), o.score, o.log_probability)
-                for o in outputs_of
-            ]
-            for text, row, words, outputs_of in zip(different, rows, spelled, outputs, strict=True)
-        }
-        return [read[piece] for piece in wanted]
-
-    def _joined(self, parts: list[list[Said]]) -> list[Said]:
-        """Outputs of a whole line: those of its pieces, rank by rank."""
-        if len(parts) == 1:
-            return parts[0]
-        if not parts:
-            return [Said("", 0.0, 0.0)]
-        space = "" if tokenizer_of([parts[0][0].text]) != "13a" else " "
-        ranks = min(map(len, parts))
-        return [
-            Said(
-                space.join(part[rank].text for part in parts),
-                sum(part[rank].score for part in parts),
-                sum(part[rank].log_probability for part in parts),
-            )
-            for rank in range(ranks)
-        ]
-
-
-def copied(data: PairData, source: list[int], spelled: list[str], output: Output) -> str:
-    """An output as text, in which each unknown token is what it looked at most in the source.
-
-    Args:
-        data: with the vocabularies.
-        source: the source's tokens.
-        spelled: what its unknown tokens stand for, in order.
-        output: tokens and where each looked.
-    """
-    target, names = data.target_vocabulary, data.source_vocabulary
-    words: list[str] = []
-    if target.unknown is not None and output.attended:
-        unknown = iter(spelled)
-        read = [next(unknown, "") if t == names.unknown else names.decode([t]) for t in source]
-        read[-1] = ""  # the end token says nothing
-        pairs = zip(output.tokens, output.attended, strict=True)
-        words = [read[place].strip() for token, place in pairs if token == target.unknown]
-    return target.decode(output.tokens, words)
-
-
-def decoded(
-    stepper: Stepper,
-    data: PairData,
-    sources: list[list[int]],
-    how: Decoding,
-    device: torch.device,
-) -> list[list[Output]]:
-    """Outputs of sources by a stepper, the best first, in batches of about as long ones.
-
-    Args:
-        stepper: the model.
-        data: with the vocabularies.
-        sources: tokens, the end token among them.
-        how: options.
-        device: of the model.
-    """
-    found: list[list[Output]] = [[] for _ in sources]
-    wide = how.risk or (1 if how.sampling else how.beam)
-    for numbers in by_length([len(s) for s in sources], max(1, PLACES // wide)):
-        rows = [sources[n] for n in numbers]
-        source = torch.full((len(rows), max(map(len, rows))), data.source_vocabulary.end)
-        for row, tokens in zip(source, rows, strict=True):
-            row[: len(tokens)] = torch.tensor(tokens)
-        lengths = torch.tensor([len(row) for row in rows])
-        search = Search(
-            data.begin, data.end, limits(data, lengths).to(device), _never(data, stepper)
-        )
-        some = _decoded(stepper, data, source.to(device), lengths.to(device), search, how, numbers)
-        for number, outputs in zip(numbers, some, strict=True):
-            found[number] = outputs
-    return found
-
-
-def limits(data: PairData, lengths: torch.Tensor) -> torch.Tensor:
-    """Most tokens of an output for sources of so many tokens, (B,) int64: three times what is usual, and some more."""
-    usual = data.usual_ratio
-    most = (3 * usual * lengths).ceil().to(torch.int64) + SPARE
-    return most.clamp(max=data.options.longest)
-
-
-def _decoded(
-    stepper: Stepper,
-    data: PairData,
-    source: torch.Tensor,
-    lengths: torch.Tensor,
-    search: Search,
-    how: Decoding,
-    numbers: list[int],
-) -> list[list[Output]]:
-    if how.sampling is not None:
-        many = how.risk or 1
-        generators = [
-            torch.Generator(source.device).manual_seed((how.seed * 1_000_003 + draw) % 2**63)
-            for _ in numbers
-            for draw in range(many)
-        ]
-        again = torch.arange(len(source), device=source.device).repeat_interleave(many)
-        wide = replace(search, limits=search.limits[again])
-        drawn = sample(stepper, source[again], lengths[again], wide, how.sampling, generators)
-        return [_chosen(data, drawn[i : i + many]) for i in range(0, len(drawn), many)]
-    if how.beam == 1:
-        return [[output] for output in greedy(stepper, source, lengths, search)]
-    beams = Beam(how.beam, how.length_penalty, how.coverage)
-    try:
-        return beam(stepper, source, lengths, search, beams, how.best)
-    except ValueError as error:  # coverage of a model without attention
-        raise UserError(f"--{error}") from error
-
-
-def _chosen(data: PairData, drawn: list[Output]) -> list[Output]:
-    """The one of some outputs that all others are closest to, its mean utility the score."""
-    if len(drawn) == 1:
-        return drawn
-    texts = [data.target_vocabulary.decode(o.tokens) for o in drawn]
-    good = utility("chrf", texts)
-    cached: dict[tuple[str, str], float] = {}
-    table = torch.zeros(len(texts), len(texts))
-    for i, output in enumerate(texts):
-        for j, right in enumerate(texts):
-            key = output, right
-            if key not in cached:
-                cached[key] = good(output, right)
-            table[i, j] = cached[key]
-    best = least_risk(table)
-    return [replace(drawn[best], score=float(table[best].mean()))]
-
-
-def _never(data: PairData, stepper: Stepper) -> tuple[int, ...]:
-    """The unknown token is never said where nothing says what to copy for it."""
-    unknown = data.target_vocabulary.unknown
-    return () if unknown is None or hasattr(stepper, "attended") else (unknown,)
-
-
-def by_groups(
-    sources: Sequence[str], outputs: Sequence[str], references: Sequence[str]
-) -> tuple[str, list[tuple[str, int, float]]]:
-    """Quality by the words of the source: the measure's name, and (words, sentences, measure) of each group.
-
-    The measure is BLEU, all in one tokenizer, or chrF where outputs are too short for it.
-
-    Raises:
-        UserError: sacrebleu is not installed.
-    """
-    how = tokenizer_of(references)
-    found = [
-        (name, [outputs[n] for n in numbers], [references[n] for n in numbers])
-        for name, numbers in length_groups(sources)
-    ]
-    scores = [measured(said, right, how) for _, said, right in found]
-    blue = all(score.bleu is not None for score in scores)
-    groups = [
-        (name, len(said), float(score.bleu or 0.0) if blue else score.chrf)
-        for (name, said, _), score in zip(found, scores, strict=True)
-    ]
-    return "BLEU" if blue else "chrF", groups
-
-
-def _scores(
-    values: dict[str, float],
-    units: dict[str, str],
-    sources: Sequence[str],
-    outputs: Sequence[str],
-    references: Sequence[str],
-) -> tuple[dict[str, float], dict[str, str], list[str]]:
-    whole = measured(outputs, references)
-    notes = [f"signature: {s}" for s in whole.signatures]
-    first = {"chrf": whole.chrf}
-    if whole.bleu is not None:
-        first = {"bleu": whole.bleu, **first}
-    else:
-        notes = ["no BLEU: it compares four words in a row, and no output has so many", notes[1]]
-    values = {**first, **values}
-    measure, groups = by_groups(sources, outputs, references)
-    if len(groups) > 1:
-        for name, count, score in groups:
-            key = f"{measure.lower()}, sources of {name} words"
-            values[key], units[key] = score, f"({count} sentences)"
-    return values, units, notes
-
-
-def _pieces(texts: Iterator[str], *, single: bool) -> Iterator[str]:
-    """A single text as it is; several each ended by a newline."""
-    for text in texts:
-        yield text if single else f"{text}\n"
-
-
-def _table(texts: Sequence[str], found: list[list[list[Said]]]) -> pl.DataFrame:
-    import polars as pl
-
-    rows = [
-        (number, rank + 1, said.text, said.score, said.log_probability)
-        for number, best in enumerate((b for lines in found for b in lines), 1)
-        for rank, said in enumerate(best)
-    ]
-    names = ("line", "rank", "text", "score", "log_probability")
-    return pl.DataFrame(rows, schema=list(names), orient="row")
-
-
-__all__ = ["MISSING", "Decoding", "Lines", "Translator", "by_groups", "decoded", "limits"]

@@ -124,3 +124,55 @@ def length_groups(sources: Sequence[str]) -> list[tuple[str, list[int]]]:
         found.append((begin, low, gathered))
     longest = max(lengths, default=0)
     return [(f"{a}-{min(b, longest)}" if a < min(b, longest) else f"{a}", n) for a, b, n in found]
+
+
+def by_groups(
+    sources: Sequence[str], outputs: Sequence[str], references: Sequence[str]
+) -> tuple[str, list[tuple[str, int, float]]]:
+    """Quality by the words of the source: the measure's name, and (words, sentences, measure) of each group.
+
+    The measure is BLEU, all in one tokenizer, or chrF where outputs are too short for it.
+
+    Raises:
+        UserError: sacrebleu is not installed.
+    """
+    how = tokenizer_of(references)
+    found = [
+        (name, [outputs[n] for n in numbers], [references[n] for n in numbers])
+        for name, numbers in length_groups(sources)
+    ]
+    scores = [measured(said, right, how) for _, said, right in found]
+    blue = all(score.bleu is not None for score in scores)
+    groups = [
+        (name, len(said), float(score.bleu or 0.0) if blue else score.chrf)
+        for (name, said, _), score in zip(found, scores, strict=True)
+    ]
+    return "BLEU" if blue else "chrF", groups
+
+
+def scores(
+    values: dict[str, float],
+    units: dict[str, str],
+    sources: Sequence[str],
+    outputs: Sequence[str],
+    references: Sequence[str],
+) -> tuple[dict[str, float], dict[str, str], list[str]]:
+    """BLEU and chrF before other values, with those by the words of the source behind them, and the signatures.
+
+    Raises:
+        UserError: sacrebleu is not installed.
+    """
+    whole = measured(outputs, references)
+    notes = [f"signature: {s}" for s in whole.signatures]
+    first = {"chrf": whole.chrf}
+    if whole.bleu is not None:
+        first = {"bleu": whole.bleu, **first}
+    else:
+        notes = ["no BLEU: it compares four words in a row, and no output has so many", notes[1]]
+    values = {**first, **values}
+    measure, groups = by_groups(sources, outputs, references)
+    if len(groups) > 1:
+        for name, count, score in groups:
+            key = f"{measure.lower()}, sources of {name} words"
+            values[key], units[key] = score, f"({count} sentences)"
+    return values, units, notes
