@@ -31,7 +31,7 @@ OTHER = {
     "import": {"out", "system"},
     "list": {"json"}, "runs": {"json"}, "show": {"json"}, "doctor": {"json"},
     "explain": {"table", "out", "json", "quiet"},
-    "serve": {"host", "port", "token", "max-body", "max-seconds", "max-tokens", "concurrency",
+    "serve": {"model", "host", "port", "token", "max-body", "max-seconds", "max-tokens", "concurrency",
               "batch", "queue", "fits", "grace", "no-page", "engine", "precision"},
 }  # fmt: skip
 """Flags of the commands that are neither fit nor a verb."""

@@ -85,7 +85,9 @@ def test_outputs_too_short_for_bleu_have_none(run: Run) -> None:
 def test_documents_keep_their_lines(run: Run) -> None:
     text = "1 2\n\n3 4 5\n\n\n7\n"
     assert _text(run.translate(text)) == "een twee\n\ndrie vier vijf\n\n\nzeven\n"
-    assert _text(run.translate("1 2\n7")) == "een twee\nzeven"  # which does not end its last line either
+    assert (
+        _text(run.translate("1 2\n7")) == "een twee\nzeven"
+    )  # which does not end its last line either
     assert _text(run.translate("")) == ""
     assert list(run.translate(["1", "2\n3", ""])) == ["een\n", "twee\ndrie\n", "\n"]
 

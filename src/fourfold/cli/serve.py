@@ -61,6 +61,13 @@ def _flags() -> list[Any]:
         made("queue", int, "Requests that wait at most.", 126, "Limits"),
         made("grace", float, "Seconds that requests have to end once it is stopped.", 20, "Limits"),
         made("fits", int, "Fits that are started here at once.", 1, "Limits"),
+        made(
+            "model",
+            str,
+            "Model that answers from knowledge bases: a run, ollama:NAME, a server's address, a GGUF file.",
+            None,
+            "Options",
+        ),
         made("no-page", bool, "Leave the page out.", None, "Options"),
         made("debug", bool, "Show the traceback of an error.", None, "Options"),
     ]
@@ -86,7 +93,13 @@ def serve_command(tokens: list[str]) -> None:
     from fourfold.serve.listen import bound, serve
     from fourfold.serve.security import checked
     from fourfold.serve.shelf import Shelf
+    from fourfold.tasks.grounding import DEFAULT_MODEL
 
+    if given.get("model"):
+        import fourfold
+
+        fourfold.open(given["model"])  # what cannot be opened is said now, not to a client
+        os.environ[DEFAULT_MODEL] = str(given["model"])
     host = str(given.get("host", "127.0.0.1"))
     token = checked(given.get("token") or os.environ.get("FOURFOLD_TOKEN") or None, host)
     limits = _limits(given)

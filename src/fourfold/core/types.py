@@ -17,6 +17,11 @@ Source = Annotated[Any, SOURCE]
 None means the system's own test split or embedded default."""
 
 
+RUN = "run"
+RunName = Annotated[str, RUN]
+"""Another run: its folder, `ollama:NAME`, a server's address, a GGUF file. On the command line and from Python only:
+over HTTP nobody may say what a server opens."""
+
 AUDIO = "audio"
 Audio = Annotated[Any, AUDIO]
 """Sound: its samples, (N, channels) float32 in [-1, 1], and their rate in Hz, as a pair."""

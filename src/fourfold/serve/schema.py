@@ -19,7 +19,7 @@ from fourfold.core.errors import UserError, nearest
 from fourfold.core.options import admits_none, hints, literal_choices
 from fourfold.core.signatures import argument_help, marks, takes_many
 from fourfold.core.system import System, verbs
-from fourfold.core.types import AUDIO, DOCUMENT, SOURCE
+from fourfold.core.types import AUDIO, DOCUMENT, RUN, SOURCE
 
 Kind = Literal[
     "text", "document", "source", "integer", "number", "boolean", "choice", "array", "path",
@@ -133,6 +133,8 @@ def _describe(cls: type[System], verb: str, most: tuple[tuple[str, int], ...]) -
     annotations = hints(method)
     fields, writes = [], False
     for parameter in list(inspect.signature(method).parameters.values())[2:]:
+        if RUN in marks(annotations[parameter.name]):
+            continue  # what a server opens is its owner's to say
         made = _field(method, parameter, annotations[parameter.name], dict(most))
         if made.kind == "path" and made.name == "out":
             writes = True  # the server says where to

@@ -34,6 +34,8 @@ class Found:
     line: int | None = None
     page: int | None = None
     metadata: str = ""
+    near: float | None = None
+    """Cosine of its vector and the question's, where there are vectors."""
 
     @property
     def source(self) -> str:

@@ -17,7 +17,7 @@ _UNIT = re.compile(rf"[{_RANGES}]|[^\s{_RANGES}]+")
 _END = re.compile(
     r"[.!?…]+[\"'”’»)\]]*(?=\s)"  # what ends a sentence before a space
     r"|[。！？｡!?…]+[」』”’）》〉\"']*(?=[^\s」』”’）》〉。！？｡])"  # and without one, in Chinese and Japanese
-    r"|[।॥។။]+|\n\s*\n"
+    r"|[।॥។။]+|\n\s*\n|\n(?=[ \t]*(?:[|#*+•-]|\d{1,3}[.)])\s)"  # rows of tables and items of lists
 )
 _WORD = re.compile(r"[^\s(\[\"'“‘«]*$")
 LONG = 20

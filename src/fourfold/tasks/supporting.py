@@ -1,0 +1,96 @@
+"""Whether what an answer says stands in what it cites, and whether the documents have an answer at all: by their words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fourfold.data.documents.cutting import sentences
+from fourfold.kernels import terms
+from fourfold.models.passages import PassageIndex
+from fourfold.tasks.quoting import is_nowhere
+from fourfold.tasks.retrieving import Found
+
+SUPPORTED = 0.5
+"""Share of a sentence's words, each by its rarity, that the passages that it cites must have."""
+_CITED = re.compile(r"\s*[\[［【]\s*(\d+(?:\s*[,，、]\s*\d+)*)\s*[\]］】]")
+_NUMBER = re.compile(r"\d[\d.,]*")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of an answer."""
+
+    text: str
+    """Without its citations."""
+    cited: tuple[int, ...]
+    """Numbers of the passages that it names."""
+    supported: bool
+    why: str = ""
+    """What is wrong, if anything is."""
+
+
+def share(index: PassageIndex, asked: str, said: str) -> float:
+    """The share of a text's different words, each by its rarity, that stand in another; 1 where it has none."""
+    ours, theirs = (np.unique(terms.hashes([t], stem=index.stem)[0]) for t in (asked, said))
+    if not len(ours):
+        return 1.0
+    weights = index.rarity(ours)
+    total = float(weights.sum())
+    return float(weights[np.isin(ours, theirs)].sum()) / total if total > 0 else 1.0
+
+
+def claims(answer: str, passages: Sequence[Found], index: PassageIndex) -> list[Claim]:
+    """The sentences of an answer, each held to the passages that it cites.
+
+    Numbers of a sentence must all stand in them. "Not in the documents." claims nothing.
+    """
+    if is_nowhere(answer):
+        return []
+    return [
+        _claim(text, passages, index)
+        for text in _said(answer)
+        if terms.hashes([_bare(text)])[0].size
+    ]
+
+
+def _said(answer: str) -> list[str]:
+    """Sentences with the citations that follow them, which may stand behind the period."""
+    found: list[str] = []
+    for line in answer.splitlines():
+        for begin, end in sentences(line):
+            text = line[begin:end]
+            lead = ""
+            while found and (mark := _CITED.match(text)):
+                lead, text = lead + mark[0], text[mark.end() :].lstrip()
+            if lead:
+                found[-1] += lead
+            if text.strip(" .。"):
+                found.append(text)
+    return found
+
+
+def _bare(text: str) -> str:
+    return _CITED.sub("", text).strip()
+
+
+def _claim(text: str, passages: Sequence[Found], index: PassageIndex) -> Claim:
+    numbers = tuple(int(n) for group in _CITED.findall(text) for n in re.findall(r"\d+", group))
+    bare = _bare(text)
+    if not numbers:
+        return Claim(bare, (), False, "cites nothing")
+    unknown = [n for n in numbers if not 1 <= n <= len(passages)]
+    if unknown:
+        return Claim(bare, numbers, False, f"cites [{unknown[0]}], which there is not")
+    said = "\n".join(f"{passages[n - 1].heading}\n{passages[n - 1].text}" for n in numbers)
+    figures = {n.rstrip(".,") for n in _NUMBER.findall(bare)}
+    missing = sorted(figures - {n.rstrip(".,") for n in _NUMBER.findall(said)})
+    where = ", ".join(f"[{n}]" for n in numbers)
+    if missing:
+        return Claim(bare, numbers, False, f"{missing[0]} does not stand in {where}")
+    if share(index, bare, said) < SUPPORTED:
+        return Claim(bare, numbers, False, f"does not stand in {where}")
+    return Claim(bare, numbers, True)
