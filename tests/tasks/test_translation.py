@@ -14,8 +14,10 @@ from fourfold import api
 from fourfold.core.console import Silent
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
+from fourfold.data.pairs import pair_data
 from fourfold.look.translation import quality_by_length
 from fourfold.models.decoding import Output
+from fourfold.systems.seq2seq import Sequences
 from fourfold.tasks.translation_decoding import limits
 from fourfold.tasks.translation_lines import copied
 from fourfold.tasks.translation_scores import (
@@ -134,6 +136,29 @@ def test_an_option_without_effect_is_refused(run: Run, how: dict[str, Any]) -> N
     with pytest.raises(UserError, match=f"--{name} 0.[259]: goes with"):
         run.translate("1 2", **how)
     assert run.translate("1 2", temperature=1.0, coverage=0.0, beam=1) is not None
+
+
+def test_a_paragraph_longer_than_what_was_learned_is_translated_by_sentences() -> None:
+    numbers = [f"{7919 * n % 10_000:04d}" for n in range(200)]
+    ends = {"source": [f"{n[:2]} {n[2:]}." for n in numbers], "target": numbers}
+    toy, _ = Sequences.toy()
+    fitted = api.fit(toy, ends, out=False, **{"optimizer.steps": 2})
+    assert pair_data(fitted.data).common_length == 7  # six characters and the end
+    heard = fitted.console = Heard()
+    asked: list[list[int]] = []
+    decode = Sequences._decode
+
+    class Watched(Sequences):
+        def _decode(self, run: Run, sources: list[list[int]], how: Any) -> Any:
+            asked.extend(sources)
+            return decode(self, run, sources, how)
+
+    watched = Watched(**dict(fitted.system))
+    spell = pair_data(fitted.data).source_vocabulary.decode
+    list(watched.translate(fitted, "12. 34 56. 789.\n1 2 3 4 5 6\n1. 2.", beam=1))
+    sources = sorted(spell(row[:-1]) for row in asked)
+    assert sources == ["1 2 3 4 5 6", "1. 2.", "12.", "34 56.", "789."]
+    assert any("sentence by sentence: 1" in sentence for sentence in heard.said)
 
 
 def test_long_lines_are_split_cut_or_refused(run: Run) -> None:

@@ -108,6 +108,11 @@ class PairData(Indexed):
         """Tokens of a target for one of its source, in the training pairs."""
         return float(self._about["ratio"] or 1.0)
 
+    @property
+    def common_length(self) -> int:
+        """Tokens that nearly all training sources have at most (99 in 100), the end token among them."""
+        return int(self._about.get("common") or self.options.longest)
+
     def encode_sources(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[str]]]:
         """Texts as a model reads them, each with the end token; and what each one's unknown tokens stand for."""
         vocabulary = self.source_vocabulary

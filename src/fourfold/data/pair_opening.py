@@ -200,6 +200,7 @@ def _about(
         "pairs": pairs,
         "tokens": tokens,
         "ratio": train.ratio or (before["ratio"] if before else None),
+        "common": _common(train) or (before.get("common") if before else None),
         "density": [train.density(0), train.density(1)]
         if pairs["train"]
         else before["density"]
@@ -207,6 +208,12 @@ def _about(
         else None,
         "notes": notes,
     }
+
+
+def _common(train: Encoded) -> int | None:
+    """Tokens that all but one in a hundred of the sources have at most; None where there are none."""
+    lengths = train.lengths[0]
+    return int(np.percentile(lengths, 99)) if len(lengths) else None
 
 
 def _check_languages(sides: Sides, known: Sequence[str] | None) -> None:

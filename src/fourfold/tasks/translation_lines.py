@@ -1,4 +1,7 @@
-"""Texts translated line by line: empty lines stay empty, lines beyond the model's limit are split, cut or refused."""
+"""Texts translated line by line: empty lines stay empty, lines beyond the model's limit are split, cut or refused.
+
+Lines of several sentences that are longer than nearly all that was learned from are translated sentence by sentence.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
-from fourfold.data.pair_lengths import Long, pieces
+from fourfold.data.pair_lengths import Long, pieces, sentences
 from fourfold.data.pairs import PairData, pair_data
 from fourfold.models.decoding import Output
 from fourfold.tasks.translation_decoding import Decoding
@@ -44,7 +47,7 @@ class Lines:
         self.data = pair_data(run.data)
         self.long: Long = long or self.data.options.long
         self.longest = self.data.options.longest
-        self.beyond = 0
+        self.beyond = self.apart = 0
 
     def translated(self, texts: Sequence[str]) -> list[list[list[Said]]]:
         """For each text and each of its lines the outputs, the best first; one empty one for an empty line."""
@@ -63,6 +66,11 @@ class Lines:
             self.run.console.say(
                 f"lines with more than {self.longest} tokens, {did}: {self.beyond}"
             )
+        if self.apart:
+            self.run.console.say(
+                f"lines of several sentences, longer than 99 in 100 that were learned from ({self.data.common_length} "
+                f"tokens), translated sentence by sentence: {self.apart}"
+            )
         for (number, row), said in zip(places, self._said(wanted), strict=True):
             found[number][row].append(said)
         return [[self._joined(parts) for parts in lines] for lines in found]
@@ -73,6 +81,11 @@ class Lines:
             return []
         vocabulary = self.data.source_vocabulary
         tokens = vocabulary.encode(line)
+        if len(tokens) > self.data.common_length and self.long == "split":
+            parts = sentences(line)
+            if len(parts) > 1:  # what learned from single sentences leaves out most of a paragraph
+                self.apart += 1
+                return [p for part in parts for p in pieces(part, vocabulary, self.longest)]
         if len(tokens) <= self.longest:
             return [line]
         if self.long == "error":
