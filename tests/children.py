@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +21,13 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 class Child:
@@ -127,6 +135,26 @@ class Nursery:
         child = self.start(arguments, **settings)
         child.wait()
         return child
+
+    def ranks(self, count: int, arguments: Sequence[str | Path], **environment: str) -> list[Child]:
+        """Run a command line in several processes, as torchrun does.
+
+        Args:
+            count: of processes.
+            arguments: after `fourfold`.
+            environment: further variables.
+        """
+        there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **environment}
+        return [
+            self.start(arguments, RANK=str(rank), WORLD_SIZE=str(count), **there)
+            for rank in range(count)
+        ]
+
+    def together(self, count: int, arguments: Sequence[str | Path], **environment: str) -> None:
+        """Run a command line in several processes to its end."""
+        children = self.ranks(count, arguments, **environment)
+        codes = [child.wait() for child in children]
+        assert codes == [0] * count, "".join(child.stderr for child in children)
 
     def close(self) -> None:
         """End the nursery."""

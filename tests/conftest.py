@@ -12,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch  # noqa: E402
 
+from children import Nursery  # noqa: E402
+
 if os.environ.get("FOURFOLD_DATA"):
     os.environ["FOURFOLD_DATA"] = str(Path(os.environ["FOURFOLD_DATA"]).resolve())
 else:
@@ -45,6 +47,14 @@ def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     if request.node.get_closest_marker("gpu") is None:
         for backend in (torch.cuda, torch.backends.mps):
             monkeypatch.setattr(backend, "is_available", lambda: False)
+
+
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """Children of one process that has imported torch already."""
+    made = Nursery(tmp_path_factory.mktemp("children"))
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

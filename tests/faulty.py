@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fourfold.core.parts import Batch, Data, Move, Objective, Split
-from fourfold.core.registry import register
-from fourfold.core.system import system
+from fourfold.core.registry import load_system, register
+from fourfold.core.system import System, system
 from fourfold.optimizers.gradient import Gradient
 from helpers import Rows, RowsOptions, RowSystem, Squares
 
@@ -31,6 +31,10 @@ class FaultyRows(Rows):
         if epoch is None:
             return batch
         time.sleep(self.options.pause)
+        if epoch >= self.options.failing_from and os.environ.get("RANK") == "1":
+            if self.options.failing == "sleep":
+                time.sleep(1000)
+            raise RuntimeError("this rank fails on purpose")
         if "SERVED" in os.environ:
             with open(os.environ["SERVED"], "a", encoding="utf-8") as file:
                 file.write(f"{epoch}\n")
@@ -49,6 +53,10 @@ class FaultyOptions(RowsOptions):
     """Seconds that each training batch takes."""
     opening: float = 0.0
     """Seconds that opening takes."""
+    failing_from: int = 10**9
+    """Epoch from which on rank 1 fails."""
+    failing: Literal["raise", "sleep"] = "raise"
+    """How."""
     poisoned_from: int = 10**9
     """Epoch from which on the inputs are poison."""
     nan: bool = True
@@ -132,10 +140,37 @@ class DuelSystem(FaultySystem):
         return Two(self.dropout)
 
 
-SYSTEMS: dict[Literal["rows", "faulty", "duel"], type[RowSystem]] = {
+class Weighed(Objective):
+    """Squared error of rows that count by their targets, some of them not at all."""
+
+    def losses(self, model: nn.Module, batch: Batch) -> Iterator[Move]:
+        weights = batch["y"].clamp(min=0)
+        errors = (model(batch["x"]).squeeze(-1) - batch["y"]).square()
+        yield Move("model", (weights * errors).sum(), weights.sum())
+
+
+@system("weighed", reads="tensors")
+class WeighedSystem(FaultySystem):
+    """Rows of unequal weight."""
+
+    objective: Weighed = Weighed()  # type: ignore[assignment]
+
+
+def _bare(name: str) -> type[System]:
+    """A system without pictures and tables, whose report is quick."""
+    cls = load_system(name)
+    nothing: dict[str, Any] = {n: lambda self, run: iter(()) for n in ("pictures", "tables")}
+    found = type(
+        f"Bare{cls.__name__}", (cls,), {"__doc__": cls.__doc__, "__module__": __name__, **nothing}
+    )
+    return system(f"bare-{name}", reads=cls.reads)(found)
+
+
+SYSTEMS: dict[Literal["rows", "faulty", "duel", "weighed"], type[RowSystem]] = {
     "rows": RowSystem,
     "faulty": FaultySystem,
     "duel": DuelSystem,
+    "weighed": WeighedSystem,
 }
 
 
@@ -143,3 +178,5 @@ def register_all() -> None:
     """Make the test systems known by their names in this process."""
     for cls in SYSTEMS.values():
         register(cls)
+    for name in ("gpt", "mlp", "gan"):
+        register(_bare(name))

@@ -16,9 +16,17 @@ from fourfold.core.console import Console
 from fourfold.core.device import seed_generators
 from fourfold.core.errors import Interrupted, UserError, nearest
 from fourfold.core.folders import new_folder
+from fourfold.core.jobs import (
+    agree_on_data,
+    begin_together,
+    restarted,
+    spread_over,
+    told_folder,
+)
 from fourfold.core.metrics import Metrics
 from fourfold.core.options import merge, parts_of
 from fourfold.core.parts import Data
+from fourfold.core.ranks import Parallel, join
 from fourfold.core.registry import Entry, index, load_system, register
 from fourfold.core.run import Run
 from fourfold.core.sources import describe, stored, timestamp
@@ -144,12 +152,15 @@ def fit(
     size: str | None = None,
     device: str = "auto",
     from_: str | os.PathLike[str] | Run | None = None,
+    parallel: Parallel | dict[str, Any] | None = None,
     tensorboard: bool = False,
     console: Console | None = None,
     command: str | None = None,
     **options: Any,
 ) -> Run:
     """Fit a system to data and return the run, with its verbs as methods.
+
+    Processes that torchrun started fit one run together; each gets it back.
 
     Args:
         system: a name (`fourfold list`), a System class, or a configured system.
@@ -160,6 +171,7 @@ def fit(
         size: a preset of the system's; explicit options win over it.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         from_: a run whose weights and preparation to begin from, under a new schedule.
+        parallel: how the fit is spread over processes, by the fields of `core.ranks.Parallel`.
         tensorboard: also write TensorBoard event files.
         console: where progress is said; silent by default.
         command: the command line to record in the report.
@@ -168,12 +180,18 @@ def fit(
     Raises:
         UserError: something about the input, an option or the output folder is wrong.
     """
+    ranks = join()
+    spread = spread_over(ranks, parallel)
+    if (begun := restarted(ranks, out)) is not None:
+        return resume(
+            begun, device=device, console=console, parallel=spread, tensorboard=tensorboard
+        )
     other = _other(from_)
     cls = load_system(system) if isinstance(system, str) else system
     configured = _configured(cls, options, size, other)
     run = Run(
         configured,
-        folder=_fresh_folder(configured.name, out),
+        folder=told_folder(ranks, lambda: _fresh_folder(configured.name, out)),
         sources=source,
         valid=valid,
         seed=seed,
@@ -184,6 +202,7 @@ def fit(
         run.console = console
     if other is not None and other.folder is not None:
         run.about["from"] = str(other.folder.resolve())
+    begin_together(run, ranks, spread)
     _begin(run, source, valid)
     return _search(run, tensorboard)
 
@@ -261,21 +280,25 @@ def resume(
     device: str | None = None,
     source: Any = None,
     console: Console | None = None,
+    parallel: Parallel | dict[str, Any] | None = None,
     tensorboard: bool = False,
     **options: Any,
 ) -> Run:
-    """Go on exactly where a run was stopped.
+    """Go on exactly where a run was stopped; on another number of processes up to the rounding of sums.
 
     Args:
         name: the run.
         system: what the user believes it is, to be checked.
         device: where to go on; may differ from before.
         source: the data again, where it was in memory only.
+        parallel: as for `fit`; may differ from before.
         options: a changed budget; any other changed option is refused.
 
     Raises:
         UserError: no such run, another system, a changed option, a changed source, a damaged checkpoint.
     """
+    ranks = join()
+    spread = spread_over(ranks, parallel)
     run = Run.open(os.fspath(name), device=device)
     if system is not None and system != run.system.name:
         raise UserError(f"{run.folder}: is a run of {run.system.name}, not of {system}")
@@ -297,14 +320,17 @@ def resume(
         )
     elif run.about.get("in_memory"):
         raise UserError(f"{run.folder}: was fitted on data in memory; give the data to go on with")
+    prepared = run.data
+    begin_together(run, ranks, spread)
     _say_differences(run)
-    data = run.data.reopen(run.sources, seed=run.seed, valid=run.valid)
-    if run.data.fingerprint and data.fingerprint != run.data.fingerprint:
+    data = prepared.reopen(run.sources, seed=run.seed, valid=run.valid)
+    if prepared.fingerprint and data.fingerprint != prepared.fingerprint:
         raise UserError(
-            f"{run.folder}: its source {describe(run.sources)} has changed since it was fitted, so it cannot "
-            f"go on exactly; begin a new run on the old weights: --from {run.folder}"
+            f"{run.common}: its source {describe(run.sources)} has changed since it was fitted, so it cannot "
+            f"go on exactly; begin a new run on the old weights: --from {run.common}"
         )
     run.data = data
+    agree_on_data(ranks, data)
     run.about.pop("finished", None)  # until it says so anew
     run.save_configuration()
     _build(run)
@@ -437,6 +463,7 @@ def _begin(run: Run, source: Any, valid: Any) -> None:
     if data is None:
         data = run.system.data.open(source, seed=run.seed, valid=valid)
     run.data = data
+    agree_on_data(run.ranks, data)
     run.about["data_seconds"] = round(time.perf_counter() - began, 3)
     if source is not None and run.sources is not None:
         if stored(source) is None:
@@ -465,7 +492,7 @@ def _build(run: Run) -> None:
             f"{run.system.name}: the model's weights alone take more memory than there is; make it smaller"
         ) from error
     origin = run.about.get("from")
-    if origin and not (run.folder and latest_checkpoint(run.folder / "checkpoints")):
+    if origin and not (run.common and latest_checkpoint(run.common / "checkpoints")):
         other = Run.open(origin)
         try:
             run.system.take_over(model, other)
@@ -482,7 +509,7 @@ def _search(run: Run, tensorboard: bool, search: Callable[[Run], None] | None = 
     began = time.perf_counter()
     try:
         run.about["finished"] = False
-        with _room_in(run.folder):
+        with _room_in(run.common):
             if search is not None:
                 search(run)
             else:
@@ -527,6 +554,10 @@ def _finish(run: Run, began: float) -> None:
     run.about["fit_seconds"] = round(
         run.about.get("fit_seconds", 0.0) + time.perf_counter() - began, 3
     )
+    if not run.ranks.main:
+        return
+    if run.ranks.several and (run.parallel.shard or run.parallel.tensor > 1):
+        run.model = run.system.build(run.data).to(run.device)  # the searched one is in parts
     if run.folder is None:
         if run.best is not None:
             run.model.load_state_dict(run.best)

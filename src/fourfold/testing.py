@@ -216,10 +216,9 @@ class _stopping_after:
         self._search, self._before = Search, Search._between
         limit, before = self.step, Search._between
 
-        def between(search: Search) -> None:
-            before(search)
-            if search.done == limit:
-                search._interrupted(signal.SIGTERM)
+        def between(search: Search, signum: int | None = None) -> int | None:
+            before(search, signum)
+            return signal.SIGTERM if search.done == limit else None
 
         Search._between = between  # type: ignore[method-assign, assignment]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from fourfold.cli.parse import flag, of_option, parse, positional
 from fourfold.core.errors import UserError, nearest
+from fourfold.core.ranks import Parallel, asked, join
 from fourfold.core.registry import index, load_system
 
 
@@ -44,11 +45,31 @@ def common_flags(sizes: tuple[str, ...] = ()) -> list[inspect.Parameter]:
         flag("resume", ["--resume"], str, "Go on exactly where this run was stopped."),
         flag("from_", ["--from"], str, "Begin from this run's weights, under a new schedule."),
         flag("dry_run", ["--dry-run"], bool, "Say memory and time per step, train nothing."),
+        *parallel_flags(),
         flag("tensorboard", ["--tensorboard"], bool, "Also write TensorBoard event files."),
         flag("quiet", ["--quiet", "-q"], bool, "Say nothing but errors."),
         flag("json", ["--json"], bool, "One JSON object a line, for machines."),
         flag("debug", ["--debug"], bool, "Show the traceback of an error."),
     ]
+
+
+def parallel_flags() -> list[inspect.Parameter]:
+    """How a fit is spread over the processes that torchrun starts."""
+    found = []
+    for name, field in Parallel.model_fields.items():
+        help_ = " ".join((field.description or "").split())
+        default = str(field.default).lower() if isinstance(field.default, bool) else field.default
+        names = [f"--parallel.{name}"]
+        found.append(
+            flag(f"parallel_{name}", names, field.annotation, help_, default, "Processes", 8)
+        )
+    return found
+
+
+def of_processes(common: dict[str, Any]) -> dict[str, Any]:
+    """Take the flags of `parallel_flags` out of those of the command."""
+    given = {k: common.pop(k) for k in list(common) if k.startswith("parallel_")}
+    return {"parallel": {k.removeprefix("parallel_"): v for k, v in given.items()}} if given else {}
 
 
 def fit_parameters(
@@ -77,6 +98,8 @@ def fit_parameters(
 
 def fit_command(tokens: list[str]) -> None:
     """Train a system on data."""
+    if asked():
+        join()
     if not tokens or tokens[0] in ("-h", "--help"):
         from fourfold.cli.help import fit_overview
 
@@ -211,6 +234,7 @@ def _run_fit(
     common.pop("debug", None)
     seeds = common.pop("seeds", 1)
     resumed = common.pop("resume", None)
+    processes = of_processes(common)
     arguments = {k: saved[k] for k in ("valid", "seed", "device") if k in saved}
     if "from" in given:
         arguments["from_"] = given["from"]
@@ -220,14 +244,16 @@ def _run_fit(
     system = _base(name, given) or name
     console = make_console(quiet=quiet, json=as_json)
     if resumed:
-        asked = {**common, **({"seeds": seeds} if seeds > 1 else {})}
+        wished = {**common, **({"seeds": seeds} if seeds > 1 else {})}
         never = ("out", "seed", "seeds", "folds", "repeats", "size", "valid", "from_", "dry_run")
-        refused = [k.rstrip("_").replace("_", "-") for k in never if k in asked]
+        refused = [k.rstrip("_").replace("_", "-") for k in never if k in wished]
         if refused or given:
             what = f"--{refused[0]}" if refused else given["path"]
             raise UserError(
                 f"--resume goes on exactly as the run was begun, so {what} does not go with it"
             )
+    if asked() and ("folds" in common or "repeats" in common or "dry_run" in common):
+        raise UserError("--folds and --dry-run are for one process; run them without torchrun")
     if "folds" in common or "repeats" in common:
         return _run_folds(system, source, arguments, seeds, overrides, console, as_json)
     if arguments.pop("dry_run", False):
@@ -235,7 +261,7 @@ def _run_fit(
     if resumed:
         run = api.resume(
             resumed, system=name, source=source, device=common.get("device"), console=console,
-            tensorboard=bool(common.get("tensorboard")), **overrides,
+            tensorboard=bool(common.get("tensorboard")), **processes, **overrides,
         )  # fmt: skip
         return _say_end([run], console, as_json)
     runs = []
@@ -251,6 +277,7 @@ def _run_fit(
                 seed=first + number,
                 console=console,
                 command=command_line(),
+                **processes,
                 **arguments,
                 **overrides,
             )
@@ -301,6 +328,8 @@ def _say_end(runs: list[Any], console: Any, as_json: bool) -> None:
     from fourfold.core.system import verbs
 
     run = runs[-1]
+    if not run.ranks.main:
+        return
     last = {}
     results = [_final(r) for r in runs]
     for key in results[0]:

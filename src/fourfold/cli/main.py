@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from fourfold.core.errors import Interrupted, UserError, nearest
+from fourfold.core.ranks import Lost, current
 
 COMMANDS = {
     "fit": ("fourfold.cli.fit", "Train a system on data."),
@@ -41,17 +42,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         dispatch(given)
         sys.stdout.flush()
-    except UserError as error:
-        if "--debug" in given:
-            raise
-        print(f"fourfold: {error}", file=sys.stderr)
-        code = 2
+        current().leave()
+    except (UserError, Lost) as error:
+        if current().failed(error):  # of several processes one says what all have found
+            if "--debug" in given:
+                raise
+            print(f"fourfold: {error}", file=sys.stderr)
+        code = 2 if isinstance(error, UserError) else 1
     except Interrupted as stopped:
-        print(
-            f"fourfold: stopped after {stopped.after}; to go on exactly there: {stopped.command}",
-            file=sys.stderr,
-        )
+        if current().main:
+            print(
+                f"fourfold: stopped after {stopped.after}; to go on exactly there: {stopped.command}",
+                file=sys.stderr,
+            )
+        current().leave()
         code = 128 + stopped.signum
+    except Exception as error:
+        if current().failed(error):
+            raise
+        code = 1
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:

@@ -50,7 +50,11 @@ def search_flags() -> list[inspect.Parameter]:
 
 def search_parameters(cls: Any) -> list[inspect.Parameter]:
     """Every flag of a system's search: the search's own, the system's, and those of every fit that fit here."""
-    common = [f for f in common_flags(tuple(cls.sizes)) if f.name not in LEFT_OUT]
+    common = [
+        f
+        for f in common_flags(tuple(cls.sizes))
+        if f.name not in LEFT_OUT and not f.name.startswith("parallel_")
+    ]
     return fit_parameters(cls, [*search_flags(), *common])
 
 

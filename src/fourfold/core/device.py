@@ -15,8 +15,12 @@ import torch
 from fourfold.core.errors import UserError, nearest
 
 
-def choose_device(name: str = "auto") -> torch.device:
+def choose_device(name: str = "auto", local: int | None = None) -> torch.device:
     """A torch device from a flag: "auto" takes CUDA, then Apple's MPS, then the CPU.
+
+    Args:
+        name: the flag's.
+        local: of one of several processes on this machine its number: it takes the GPU of this number.
 
     Raises:
         UserError: no such device on this machine.
@@ -26,6 +30,10 @@ def choose_device(name: str = "auto") -> torch.device:
         available.insert(0, "mps")
     if torch.cuda.is_available():
         available = [*(f"cuda:{i}" for i in range(torch.cuda.device_count())), *available]
+    if local is not None and name in ("auto", "cuda") and torch.cuda.is_available():
+        device = torch.device("cuda", local % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        return device
     if name == "auto":
         return torch.device(available[0])
     try:

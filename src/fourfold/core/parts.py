@@ -8,7 +8,7 @@ count or open lives in what `prepare` and `open` return, fresh for each run.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -20,6 +20,7 @@ if (
     from torch import Tensor, nn
 
     from fourfold.core.run import Run
+    from fourfold.core.shares import Share
 
 Split = Literal["train", "valid", "test"]
 Batch = Mapping[str, "Tensor"]
@@ -62,6 +63,11 @@ class Data(ABC):
     """What `Move.weight` counts, in the plural: the console's rate is in these a second."""
     divisible: bool = True
     """Whether the first n of every tensor of a batch are a batch of n examples; packed ones are not."""
+    undivided: str = ""
+    """Why several processes cannot share its batches; empty where they can."""
+    mine: Callable[[int], Share] | None = None
+    """Which rows of a batch of so many this process computes, where there are several. Data that gather no others
+    hand out a `SharedBatch`; of other data the rows are taken from the whole batch."""
     fingerprint: str = ""
     """SHA-256 of the source's content and of what prepared it; resuming refuses another."""
 
@@ -171,6 +177,8 @@ class Objective(Part, ABC):
 
     higher: ClassVar[frozenset[str]] = frozenset()
     """Names of measures of which more is better; of all others less is."""
+    carries: ClassVar[bool] = False
+    """Whether a batch goes on from the one before, row by row: the tensors of `state_dict` are then (rows, ...)."""
 
     def prepare(self, run: Run) -> Objective:
         """A fresh one for this run: opens a teacher, reference or reward run; holds state."""
@@ -218,6 +226,9 @@ class Objective(Part, ABC):
 
 class Optimizer(Part, ABC):
     """How it is found. Owns the whole search, from the first parameter to the last checkpoint."""
+
+    shared: ClassVar[bool] = False
+    """Whether several processes can search together."""
 
     @abstractmethod
     def minimize(self, objective: Objective, model: nn.Module, data: Data, run: Run) -> None:

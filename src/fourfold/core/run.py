@@ -26,6 +26,7 @@ from fourfold.core.errors import UserError, nearest
 from fourfold.core.folders import FORMAT, find_run, migrated, read_notes, read_toml, without_none
 from fourfold.core.metrics import Metrics
 from fourfold.core.parts import Data, Objective
+from fourfold.core.ranks import ALONE, Parallel, Ranks
 from fourfold.core.sources import describe, stored
 from fourfold.core.system import System, verbs
 
@@ -54,6 +55,11 @@ class Run:
         self.system, self.folder = system, folder
         self.sources, self.valid, self.seed = sources, valid, seed
         self.device_name = device
+        self.ranks: Ranks = ALONE
+        """The processes that fit this run together."""
+        self._common: Path | None = None
+        self.parallel = Parallel()
+        """How it is spread over them."""
         self.about: dict[str, Any] = about or {}
         self.notes: list[str] = []
         """Sentences said to the user and kept for the report."""
@@ -66,6 +72,11 @@ class Run:
         self._model: nn.Module | None = None
         self._objective: Objective | None = None
         self._examples: Data | None = None
+
+    @property
+    def common(self) -> Path | None:
+        """The folder, also for one of several processes that writes nothing to it."""
+        return self.folder or self._common
 
     @property
     def place(self) -> str:
@@ -148,6 +159,16 @@ class Run:
         run.notes = read_notes(folder / "notes.json")
         return run
 
+    def shared_by(self, ranks: Ranks, parallel: Parallel) -> None:
+        """Let several processes fit this run together: rank 0 alone writes and speaks."""
+        self.ranks, self.parallel = ranks, parallel
+        if not ranks.main:
+            self._common = self.folder
+            from fourfold.core.console import Silent
+
+            self.folder, self.metrics.path = None, None
+            self.console = Silent()
+
     # --- the four parts, opened -----------------------------------------------------------------
 
     @functools.cached_property
@@ -155,7 +176,7 @@ class Run:
         """Where the model lives."""
         from fourfold.core.device import choose_device
 
-        return choose_device(self.device_name)
+        return choose_device(self.device_name, self.ranks.local if self.ranks.several else None)
 
     @property
     def console(self) -> Console:
@@ -278,6 +299,8 @@ class Run:
 
     def keep_weights(self, replacing: dict[str, torch.Tensor] | None = None) -> None:
         """Keep the model's present weights as the best so far."""
+        if not self.ranks.main:
+            return
         if self.folder is not None:
             from fourfold.core.state import save_weights
 

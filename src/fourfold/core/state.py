@@ -201,8 +201,9 @@ def save_weights(path: Path, model: nn.Module, replacing: dict[str, Tensor] | No
     alias: dict[str, str] = {}
     first: dict[Any, str] = {}
     for name, tensor in model.state_dict().items():
-        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
-        if tensor.numel() and key in first:
+        part = getattr(tensor, "_local_tensor", tensor)  # of one that processes share
+        key = (part.data_ptr(), tuple(tensor.shape), part.stride())
+        if part.numel() and key in first:
             alias[name] = first[key]
             continue
         first[key] = name
@@ -293,8 +294,14 @@ class TakesShape:
         super()._load_from_state_dict(state, prefix, *args, **kwargs)  # type: ignore[misc]
 
 
-def save_checkpoint(folder: Path, step: int, state: Any) -> None:
+def save_checkpoint(folder: Path, step: int, state: Any, beside: Path | None = None) -> None:
     """Write `folder/<step>/` through a temporary folder and a rename, then remove the older ones.
+
+    Args:
+        folder: of all checkpoints.
+        step: its number.
+        state: see `save_state`.
+        beside: a folder with files that belong to it, which becomes the checkpoint's.
 
     Raises:
         UserError: the disk is full or may not be written; earlier checkpoints are intact.
@@ -303,7 +310,15 @@ def save_checkpoint(folder: Path, step: int, state: Any) -> None:
     try:
         for stale in folder.glob(".*.tmp"):
             shutil.rmtree(stale, ignore_errors=True)  # of a killed process
-        if final.exists():
+        if beside is not None:
+            save_state(beside / "state.safetensors", state)
+            _sync(beside)
+            if final.exists():
+                os.replace(final, temporary)
+            os.replace(beside, final)
+            _sync(folder)
+            shutil.rmtree(temporary, ignore_errors=True)
+        elif final.exists():
             # the same step again: its one file is replaced, so that there is a checkpoint at any instant
             save_state(final / "state.safetensors", state)
         else:

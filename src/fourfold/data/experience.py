@@ -122,6 +122,7 @@ class ExperienceData(Templated, Data):
 
     unit = "answers"
     divisible = False
+    undivided = "its answers are drawn by the model while it learns"
 
     def __init__(
         self,

@@ -104,6 +104,7 @@ class ImageData(Indexed):
     """Decoded images, or after `restore` only their preparation."""
 
     unit = "images"
+    apart = True
 
     def __init__(
         self,

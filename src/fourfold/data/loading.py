@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from fourfold.core.parts import Batch, Data, Split
+from fourfold.core.shares import SharedBatch
 
 
 class Indexed(Data):
@@ -19,6 +20,8 @@ class Indexed(Data):
     and resume live here.
     """
 
+    apart: bool = False
+    """Whether some examples are gathered as they are among others, so that a process gathers its share only."""
     window: int = 0
     """Examples that are gathered at once where their order is random; 0 gathers each batch by itself."""
 
@@ -70,6 +73,9 @@ class Indexed(Data):
 
     def _gathered(self, split: Split, order: np.ndarray, epoch: int) -> Iterator[Batch]:
         """Batches in an order; gathered `window` examples at a time they are slices of what was gathered."""
+        if self.apart and self.mine is not None:
+            yield from self._shared(split, order, epoch)
+            return
         rows = max(self.batch, self.window // self.batch * self.batch)
         for start in range(0, len(order), rows):
             some = self.take(split, order[start : start + rows], epoch)
@@ -79,6 +85,15 @@ class Indexed(Data):
             names, parts = some.keys(), (values.split(self.batch) for values in some.values())
             for batch in zip(*parts, strict=True):
                 yield dict(zip(names, batch, strict=True))
+
+    def _shared(self, split: Split, order: np.ndarray, epoch: int) -> Iterator[Batch]:
+        """Of each batch this process's rows."""
+        assert self.mine is not None  # noqa: S101
+        for start in range(0, len(order), self.batch):
+            whole = order[start : start + self.batch]
+            share = self.mine(len(whole))
+            some = whole[share.first : share.first + share.rows] if share.rows else whole[:1]
+            yield SharedBatch(self.take(split, some, epoch), share)
 
     def state_dict(self) -> dict[str, Any]:
         """See `Data.state_dict`."""

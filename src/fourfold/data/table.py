@@ -197,6 +197,7 @@ class TableData(Indexed):
     """
 
     unit = "rows"
+    apart = True
 
     def __init__(
         self, options: Tabular, schema: Schema, *, seed: int, rows: Rows | None = None,

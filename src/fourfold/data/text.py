@@ -164,6 +164,7 @@ class TextData(Indexed):
     """
 
     unit = "tokens"
+    apart = True
 
     def __init__(
         self,

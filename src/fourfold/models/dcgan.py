@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from fourfold.core.shares import drawn
+
 LEAST, MOST = 8, 256  # pixels
 DEEPEST = 8  # most channels of a stage, in units of `width`
 
@@ -28,6 +30,9 @@ class Players(nn.Module):
     Any generator that maps noise (B, *noise_size) to examples, and any discriminator that maps
     examples to one logit each, (B,).
     """
+
+    players = ("generator", "discriminator")
+    """Children that are called by themselves."""
 
     def __init__(
         self,
@@ -50,7 +55,11 @@ class Players(nn.Module):
         like = next(self.generator.parameters())
         device = like.device if seed is None else "cpu"
         draw = torch.randn if self.noise == "normal" else torch.rand
-        noise = draw(count, *self.noise_size, generator=seed, device=device, dtype=like.dtype)
+
+        def rows(count: int) -> Tensor:
+            return draw(count, *self.noise_size, generator=seed, device=device, dtype=like.dtype)
+
+        noise = drawn(count, rows) if seed is None else rows(count)
         return (noise if self.noise == "normal" else 2 * noise - 1).to(like.device)
 
     def forward(self, noise: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fourfold.core.state import TakesShape
-from fourfold.models.noise import perturbed
+from fourfold.models.noise import perturbed_rows
 
 
 class Linear(TakesShape, nn.Module):  # type: ignore[misc]
@@ -47,8 +47,9 @@ class Linear(TakesShape, nn.Module):  # type: ignore[misc]
         Returns:
             (B, K).
         """
-        noisy = perturbed(features, self.input_noise, self.training)
-        return F.linear(noisy, self.weight, self.bias)
+        if self.training and self.input_noise:
+            features = perturbed_rows(features, self.input_noise)
+        return F.linear(features, self.weight, self.bias)
 
 
 class PathLinear(Linear):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from fourfold.core.shares import drawn
 
 
 class Noise(nn.Module):
@@ -16,7 +20,7 @@ class Noise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """A tensor of the shape of x."""
-        return perturbed(x, self.std, self.training)
+        return perturbed_rows(x, self.std) if self.training and self.std else x
 
     def extra_repr(self) -> str:
         """For print."""
@@ -38,3 +42,9 @@ class NoisyLinear(nn.Linear):
 def perturbed(x: Tensor, std: float, training: bool) -> Tensor:
     """x, with Gaussian noise on it while learning."""
     return x + std * torch.randn_like(x) if training and std else x
+
+
+def perturbed_rows(x: Tensor, std: float | Tensor) -> Tensor:
+    """The rows of a batch, (B, ...), with Gaussian noise on them."""
+    like: dict[str, Any] = {"device": x.device, "dtype": x.dtype}
+    return x + std * drawn(len(x), lambda rows: torch.randn(rows, *x.shape[1:], **like))

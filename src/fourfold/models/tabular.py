@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fourfold.models.noise import perturbed_rows
+
 
 class PiecewiseLinear(nn.Module):
     """Each number by how far it fills each of T bins: 1 below it, a share within, 0 above (their equation 1).
@@ -178,7 +180,7 @@ class Columns(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, D) float to (B, E)."""
         if self.noisy and self.training:
-            features = features + self.spread * torch.randn_like(features)
+            features = perturbed_rows(features, self.spread)
         if self.numbers is None and self.codes is None:
             return features
         seen = [features.index_select(1, self.plain)] if len(self.plain) else []

@@ -18,6 +18,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from fourfold.core.parts import Batch, Move, Objective
+from fourfold.core.shares import drawn
 from fourfold.objectives.two_sample import mmd2
 
 
@@ -164,7 +165,9 @@ class WassersteinGP(Adversarial):
     def penalty(self, model: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
         """See `Adversarial.penalty`."""
         players: Any = model
-        share = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device, dtype=real.dtype)
+        ones = [1] * (real.ndim - 1)
+        like: Any = {"device": real.device, "dtype": real.dtype}
+        share = drawn(len(real), lambda n: torch.rand(n, *ones, **like))
         between = (fake.detach() + share * (real - fake.detach())).requires_grad_()
         (slope,) = torch.autograd.grad(_logits(players, between).sum(), between, create_graph=True)
         # the root has no gradient at 0, which a critic with dead rectifiers does reach

@@ -6,7 +6,7 @@ not. Every way to look at the vocabulary is that of objectives/vocabulary.py. Sh
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self, cast
+from typing import Annotated, Any, ClassVar, Self, cast
 
 import torch
 from pydantic import Field, PrivateAttr
@@ -32,6 +32,8 @@ class Carried(NextWord):
     all of them where the batch says nothing. Training and evaluation each carry their own states. Of several
     micro-batches in a step each goes on from the one before it.
     """
+
+    carries: ClassVar[bool] = True
 
     _states: dict[bool, Any] = PrivateAttr(default_factory=dict)
 

@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from fourfold.core.parts import Batch, Move, Objective
 from fourfold.core.run import Run
+from fourfold.core.shares import drawn
 from fourfold.objectives.alignment import best_path, ctc, needed
 from fourfold.objectives.likelihood import cross_entropy, linear_cross_entropy
 from fourfold.objectives.sequence import smoothed
@@ -216,15 +217,19 @@ def _guess(network: Any, read: tuple[Any, ...]) -> Tensor:
 
 def _glance(wanted: Tensor, counts: Tensor, many: Tensor) -> Tensor:
     """Tokens that are told, (B, N), `UNKNOWN` elsewhere: of each row as many as `many`, (B,), says, at random."""
-    order = torch.rand(wanted.shape, device=wanted.device).masked_fill(~counts, 2.0)
+    order = _uniform(wanted, *wanted.shape[1:]).masked_fill(~counts, 2.0)
     rank = order.argsort(1).argsort(1)
     return wanted.where((rank < many.long()[:, None]) & counts, UNKNOWN)
+
+
+def _uniform(like: Tensor, *shape: int) -> Tensor:
+    return drawn(len(like), lambda rows: torch.rand(rows, *shape, device=like.device))
 
 
 def _masked(wanted: Tensor, counts: Tensor) -> Tensor:
     """The same of a random number of tokens, at least one of which is left to learn."""
     total = counts.sum(1)
-    share = torch.rand(len(wanted), device=wanted.device)
+    share = _uniform(wanted)
     return _glance(wanted, counts, (share * total).long().clamp(max=(total - 1).clamp(min=0)))
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fourfold.core.shares import local
+
 
 class Average:
     """Keeps `shadow = decay shadow + (1 - decay) weights` of every parameter that is searched, after each step."""
@@ -18,15 +20,17 @@ class Average:
         moving = {
             n: p for n, p in model.named_parameters() if p.is_floating_point() and p.requires_grad
         }
-        self._names, self._live = list(moving), list[Tensor](moving.values())
-        self._shadow = [p.detach().clone() for p in self._live]
+        self._names = list(moving)
+        self._shadow = [p.detach().clone() for p in moving.values()]
+        self._live = [local(p) for p in moving.values()]
+        self._mine = [local(s) for s in self._shadow]
 
     @torch.no_grad()
     def update(self) -> None:
         """After a step. The decay grows as (1 + n) / (10 + n), so that the start is forgotten."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self._shadow, self._live, 1 - decay)
+        torch._foreach_lerp_(self._mine, self._live, 1 - decay)
 
     @torch.no_grad()
     def restart(self, parameter: nn.Parameter) -> None:
@@ -44,7 +48,7 @@ class Average:
         """The model with the averages in place of its weights."""
         with torch.no_grad():
             kept = [p.detach().clone() for p in self._live]
-            torch._foreach_copy_(self._live, self._shadow)
+            torch._foreach_copy_(self._live, self._mine)
             try:
                 yield
             finally:
@@ -57,6 +61,6 @@ class Average:
         self.updates = state["updates"]
         with torch.no_grad():
             torch._foreach_copy_(
-                self._shadow,
-                [t.to(s.device) for t, s in zip(state["shadow"], self._shadow, strict=True)],
+                self._mine,
+                [local(t).to(s.device) for t, s in zip(state["shadow"], self._mine, strict=True)],
             )

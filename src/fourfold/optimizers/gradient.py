@@ -28,11 +28,14 @@ class Gradient(Optimizer):
     kind: Literal["gradient"] = "gradient"
     algorithm: str = "adamw"
     """A torch optimizer by name: adamw, adam, sgd, rmsprop, adagrad, muon, ... Muon moves the hidden
-    matrices and leaves the rest to AdamW."""
+    matrices and leaves the rest to AdamW. lars and lamb are for large batches."""
     arguments: dict[str, Any] = {}
     """Keyword arguments of that torch optimizer, as momentum=0.9, nesterov=true or betas=[0.9, 0.95]."""
     lr: PositiveFloat = 1e-3
     """Peak learning rate."""
+    lr_batch: PositiveInt | None = None
+    """Examples in a step for which the rates are meant: they grow and fall in proportion to those that a step has.
+    None means whatever it has."""
     other_lr: PositiveFloat | None = None
     """With Muon, the rate of what AdamW moves; None means 0.15 lr."""
     rates: dict[str, PositiveFloat] = {}
@@ -79,6 +82,7 @@ class Gradient(Optimizer):
     patience: PositiveInt | None = None
     """Stop early after this many evaluations without a better one."""
 
+    shared: ClassVar[bool] = True
     exclusive: ClassVar[tuple[tuple[str, ...], ...]] = (("steps", "epochs", "minutes"),)
 
     @model_validator(mode="before")
@@ -101,14 +105,21 @@ class Gradient(Optimizer):
             raise ValueError("other_lr goes with algorithm muon only; rates sets single players")
         return self
 
-    def settings(self, player: str) -> PlayerSettings:
-        """What one player's torch optimizers are made with."""
+    def settings(self, player: str, batch: int | None = None) -> PlayerSettings:
+        """What one player's torch optimizers are made with.
+
+        Args:
+            player: its name.
+            batch: examples of a batch, where the rates grow with them (Goyal et al. 2017).
+        """
         lr = self.rates.get(player, self.lr)
+        grown = batch * self.accumulate / self.lr_batch if batch and self.lr_batch else 1.0
+        lr = lr * grown
         return PlayerSettings(
             self.algorithm.lower(),
             self.arguments,
             lr=lr,
-            other_lr=self.other_lr or 0.15 * lr,
+            other_lr=grown * self.other_lr if self.other_lr else 0.15 * lr,
             decay=self.decay,
             l2=self.l2,
             l1=self.l1,

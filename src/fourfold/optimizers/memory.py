@@ -12,6 +12,7 @@ from fourfold.core.device import available_memory
 from fourfold.core.errors import UserError
 from fourfold.core.evaluation import to_device
 from fourfold.core.parts import Batch, Data, Objective
+from fourfold.core.shares import rows_from, rows_of
 from fourfold.optimizers.precision import autocast, chosen
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ MOMENTS = {
     "radam": 2,
     "adamax": 2,
     "muon": 1,
+    "lars": 1,
+    "lamb": 2,
     "rmsprop": 1,
     "adagrad": 1,
     "adadelta": 2,
@@ -31,18 +34,6 @@ MOMENTS = {
 """Tensors of the weights' size that an algorithm keeps; SGD keeps one with momentum."""
 TRIVIAL = 1 << 16
 """Below this many numbers in weights and batch nothing needs to be estimated."""
-
-
-def _size(batch: Batch) -> int:
-    return max((v.shape[0] for v in batch.values() if isinstance(v, Tensor) and v.ndim), default=1)
-
-
-def _head(batch: Batch, count: int) -> Batch:
-    size = _size(batch)
-    return {
-        name: v[:count] if isinstance(v, Tensor) and v.ndim and v.shape[0] == size else v
-        for name, v in batch.items()
-    }
 
 
 def saved_bytes(objective: Objective, model: nn.Module, batch: Batch, context: Any) -> int:
@@ -73,7 +64,7 @@ def activations(
     config: Gradient, objective: Objective, model: nn.Module, batch: Batch, device: torch.device
 ) -> int | None:
     """Bytes of a whole micro-batch's activations, extrapolated from two small ones; None if it cannot be told."""
-    size = _size(batch)
+    size = rows_of(batch)
     if size < 4:
         return None
     buffers = {name: b.clone() for name, b in model.named_buffers()}
@@ -85,10 +76,10 @@ def activations(
     try:
         with torch.random.fork_rng(devices=generators):
             two = saved_bytes(
-                trial, model, to_device(_head(batch, 2), device), autocast(dtype, device)
+                trial, model, to_device(rows_from(batch, 0, 2), device), autocast(dtype, device)
             )
             four = saved_bytes(
-                trial, model, to_device(_head(batch, 4), device), autocast(dtype, device)
+                trial, model, to_device(rows_from(batch, 0, 4), device), autocast(dtype, device)
             )
     except (RuntimeError, ValueError):
         return None  # a model that needs more examples at once than these
@@ -145,7 +136,7 @@ def refuse_what_cannot_fit(
     if needed.get("activations") and fixed < free:
         batch = next(iter(data.batches("train")))
         # a batch may be counted in tokens
-        whole = getattr(data, "batch_tokens", None) or _size(batch)
+        whole = getattr(data, "batch_tokens", None) or rows_of(batch)
         fits = max(1, int(whole * (free - fixed) / needed["activations"]))
         advice = f"--data.batch {fits} with --optimizer.accumulate {-(-whole // fits)} would"
     raise UserError(

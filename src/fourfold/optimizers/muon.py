@@ -38,16 +38,33 @@ class Muon(torch.optim.Muon):
             if group["weight_decay"]:
                 torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
             moves = orthogonalized(
-                updates, group["ns_coefficients"], group["ns_steps"], group["eps"]
+                [_whole(u) for u in updates],
+                group["ns_coefficients"],
+                group["ns_steps"],
+                group["eps"],
             )
             for param, move in zip(params, moves, strict=True):
-                param.add_(move, alpha=-lr * _ratio(group["adjust_lr_fn"], param))
+                param.add_(_part_of(move, param), alpha=-lr * _ratio(group["adjust_lr_fn"], param))
 
     def _buffer(self, param: Tensor) -> Tensor:
         state = self.state[param]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(param, memory_format=torch.preserve_format)
         return state["momentum_buffer"]
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A matrix of which processes may hold parts; it is orthogonalized as a whole, by each of them."""
+    whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return whole
+
+
+def _part_of(move: Tensor, param: Tensor) -> Tensor:
+    if not hasattr(param, "full_tensor"):
+        return move
+    from fourfold.optimizers.sharded import like
+
+    return like(move, param)
 
 
 def _ratio(rule: str | None, param: Tensor) -> float:

@@ -13,12 +13,24 @@ import torch
 from torch import Tensor, nn
 
 from fourfold.core.errors import UserError, nearest
+from fourfold.core.shares import local
+from fourfold.optimizers.large_batch import LAMB, LARS
 from fourfold.optimizers.muon import Muon
 
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 OUTPUTS = {"head", "lm_head", "output", "lora"}
 """Names of what Muon leaves to AdamW: output layers, as its paper does, and adapters, which are no hidden matrices."""
-DECOUPLED = {"AdamW", "Muon", "NAdam", "RAdam"}
+DECOUPLED = {"AdamW", "Muon", "NAdam", "RAdam", "LARS", "LAMB"}
+"""Optimizers that take weight decay themselves."""
+
+
+KERNELS = ("foreach", "fused")
+
+
+def _mixed(groups: list[tuple[list[nn.Parameter], float]]) -> bool:
+    """Whether parameters are spread in different ways: no kernel takes such together."""
+    every = {getattr(p, "device_mesh", None) for group, _ in groups for p in group}
+    return len(every) > 1
 
 
 def algorithms() -> dict[str, type[torch.optim.Optimizer]]:
@@ -29,7 +41,8 @@ def algorithms() -> dict[str, type[torch.optim.Optimizer]]:
         if isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer):
             if name not in ("Optimizer", "LBFGS", "SparseAdam"):
                 found[name.lower()] = cls
-    return {**found, "muon": Muon}  # torch's own, in batches
+    # torch's own Muon, in batches; torch has no optimizers for large batches
+    return {**found, "muon": Muon, "lars": LARS, "lamb": LAMB}
 
 
 def checked_arguments(algorithm: str, arguments: dict[str, Any]) -> None:
@@ -67,6 +80,8 @@ class Player:
                 raise UserError(f"--freeze leaves {type(module).__name__} nothing to search")
             raise ValueError(f"{type(module).__name__} has no parameter to search")
         self.settings = settings
+        self.spread = any(local(p) is not p for p in self.parameters)
+        """Whether other processes hold parts of them."""
         decayed, plain, matrices = _groups(module, settings.algorithm == "muon")
         self.penalized = decayed + matrices
         self.optimizers = settings.make(decayed, plain, matrices)
@@ -91,8 +106,8 @@ class Player:
         weights = [p for p in self.penalized if p.grad is not None]
         if not weights:
             return
-        grads = [p.grad for p in weights if p.grad is not None]
-        live = [p.detach() for p in weights]
+        grads = [local(p.grad) for p in weights if p.grad is not None]
+        live = [local(p.detach()) for p in weights]
         if self.settings.l2:
             torch._foreach_add_(grads, live, alpha=self.settings.l2)
         if self.settings.l1:
@@ -102,13 +117,15 @@ class Player:
         """Move."""
         if self.settings.own_decay:
             rate = self.optimizers[0].param_groups[0]["lr"]
-            live = [p.detach() for p in self.penalized if p.grad is not None]
+            live = [local(p.detach()) for p in self.penalized if p.grad is not None]
             torch._foreach_mul_(live, 1 - rate * self.settings.decay)
         for optimizer in self.optimizers:
             optimizer.step()
 
     def gradients(self) -> list[Tensor]:
-        """The gradients that there are."""
+        """The gradients that there are, of those that processes share this one's parts."""
+        if self.spread:
+            return [local(p.grad) for p in self.parameters if p.grad is not None]
         return [p.grad for p in self.parameters if p.grad is not None]
 
     def state_dict(self) -> list[dict[str, Any]]:
@@ -116,7 +133,11 @@ class Player:
 
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
         for optimizer, saved in zip(self.optimizers, state, strict=True):
+            # which kernel serves depends on where the parameters are now
+            kernels = [{n: g[n] for n in KERNELS if n in g} for g in optimizer.param_groups]
             optimizer.load_state_dict(saved)
+            for group, kernel in zip(optimizer.param_groups, kernels, strict=True):
+                group.update(kernel)
         self._factor = None
 
 
@@ -198,6 +219,10 @@ class PlayerSettings:
             devices = {p.device.type for group, _ in groups for p in group}
             some = {"cpu"} if cls is torch.optim.Adagrad else {"cpu", "cuda", "mps"}
             keywords["fused"] = devices <= some
+        if "foreach" in accepted and "foreach" not in keywords and _mixed(groups):
+            keywords.update(
+                {"foreach": False, "fused": False} if "fused" in accepted else {"foreach": False}
+            )
         weight = cls.__name__ in DECOUPLED
         if weight and "decoupled_weight_decay" in accepted:
             keywords.setdefault("decoupled_weight_decay", True)

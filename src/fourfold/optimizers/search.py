@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fourfold.core.device import keep_freed_memory
 from fourfold.core.errors import Interrupted, UserError
@@ -22,13 +22,16 @@ from fourfold.optimizers.budget import Budget
 from fourfold.optimizers.cadence import Cadence
 from fourfold.optimizers.compiled import Compiled
 from fourfold.optimizers.memory import in_words, refuse_what_cannot_fit
+from fourfold.optimizers.parallel import DataParallel
 from fourfold.optimizers.precision import has_compiler, pays
+from fourfold.optimizers.rank_modules import spread
 from fourfold.optimizers.signals import Signals
 from fourfold.optimizers.step import Stepper
 from fourfold.optimizers.stopping import Stopping
 
 if TYPE_CHECKING:
     from fourfold.optimizers.gradient import Gradient
+    from fourfold.optimizers.sharded import Spread
 
 SHOW_EVERY = 0.1
 """Seconds between updates of the console."""
@@ -36,6 +39,19 @@ MOST_LOOKING = 0.15
 """Share of the training time that evaluations may take where someone waits for minutes to pass."""
 SAID_FROM = 1 << 27
 """Bytes from which the memory that a search takes is said."""
+
+
+def _spread_out(model: nn.Module, run: Run) -> Spread | None:
+    """Spread a model over processes, as its run wants it."""
+    parallel = run.parallel
+    if not (parallel.recompute or parallel.shard or parallel.tensor > 1):
+        return None
+    from fourfold.optimizers import sharded
+
+    if parallel.recompute:
+        sharded.recompute(model)
+    several = run.ranks.several and (parallel.shard or parallel.tensor > 1)
+    return sharded.Spread(model, parallel, run.ranks, run.device) if several else None
 
 
 class Search(Stepper):
@@ -48,12 +64,18 @@ class Search(Stepper):
         budget = Budget.of(
             config.steps, config.epochs, config.minutes, data, config.accumulate, log
         )
+        self.spread = _spread_out(model, run)
         super().__init__(config, objective, model, run, budget)
         if self.on_cpu:
             keep_freed_memory()
         # torch's optimizers load it when the first one is made: 2 s that no budget in minutes should pay
         importlib.import_module("torch._dynamo")
         self.data, self.epoch = data, 0
+        self.batch = getattr(data, "batch", None)
+        if config.lr_batch and self.batch is None:
+            raise UserError(
+                "--optimizer.lr-batch: these data have no batches of a fixed number of examples"
+            )
         self.stopping = Stopping(config.patience)
         self.evaluating = Cadence(config.evaluate_every)
         self.checkpointing = Cadence(config.checkpoint_every)
@@ -62,6 +84,14 @@ class Search(Stepper):
         self.evaluated_at = -1
         self.evaluated_before: set[int] = set()
         """Steps that a killed process had evaluated."""
+        self.parallel = (
+            DataParallel(config, objective, model, data, run, self.spread)
+            if run.ranks.several
+            else None
+        )
+        if self.spread:
+            for name in self.spread.players:  # a forward pass puts whole weights in their place
+                self._player(name)
         self.looking = 0.0
         """Seconds spent on evaluations and previews; under a budget in minutes they are kept few."""
 
@@ -70,9 +100,11 @@ class Search(Stepper):
     def run_to_end(self) -> None:
         """Resume if there is a checkpoint, step until the budget is spent, keep the best."""
         run = self.run
-        needed = refuse_what_cannot_fit(
-            self.config, self.objective, self.model, self.data, self.device
-        )
+        needed = {}
+        if self.spread is None:
+            needed = refuse_what_cannot_fit(
+                self.config, self.objective, self.model, self.data, self.device
+            )
         if sum(needed.values()) > SAID_FROM:
             run.console.say(
                 f"Memory: about {in_words(sum(needed.values()))} ({', '.join(needed)})."
@@ -83,14 +115,14 @@ class Search(Stepper):
         run.console.start(
             f"{run.system.name} · {describe(run.sources)}", self.data.unit, self.budget.total
         )
-        with Signals() as signals:
+        with Signals() as signals, spread(self.model, run.ranks, self.device):
             try:
                 self.budget.start()
                 for batches in self._batches():
                     self.step(batches)
-                    self._between()
-                    if signals.received is not None:
-                        self._interrupted(signals.received)
+                    signum = self._between(signals.received)
+                    if signum is not None:
+                        self._interrupted(signum)
                     if self.budget.spent or self.stopping.stop:
                         break
                 self.budget.pause()
@@ -111,36 +143,55 @@ class Search(Stepper):
             empty = True
             for batch in self.data.batches("train", epoch=self.epoch, model=self.model):
                 empty = False
-                group.append(to_device(batch, self.device))
+                group.append(batch if self.parallel else to_device(batch, self.device))
                 if len(group) == many:
-                    yield group
+                    yield self._mine(group)
                     group = []
             if group:
-                yield group
+                yield self._mine(group)
             if empty and self.data.size("train") == 0:
                 raise UserError(
                     "the training split is empty: give more data or a smaller --data.split"
                 )
             self.epoch += 1
 
-    def _between(self) -> None:
+    def _mine(self, batches: list[Batch]) -> list[Batch]:
+        """Of a step's batches what this process computes."""
+        if self.parallel is None:
+            return batches
+        return [to_device(batch, self.device) for batch in self.parallel.mine(batches)]
+
+    def _between(self, signum: int | None = None) -> int | None:
+        """What comes between two steps; the signal that is to be heeded, where one was received."""
         now = self.budget.elapsed()
-        progress = self.budget.progress
-        for parameter in self.run.system.advance(self.run, progress):
+        due = self._due(now)
+        if self.parallel:
+            told, signum = self.parallel.agreed([self.budget.progress, now, *due], signum)
+            self.budget.progress, now, *due = told
+        log, evaluate, checkpoint = due
+        for parameter in self.run.system.advance(self.run, self.budget.progress):
             self.forget(parameter)
-        if self.logging.due(self.done, progress, now):
+        if log:
             self._log(now)
         elif now - self.shown > SHOW_EVERY:
             self._show(now)
-        due = self.evaluating.due(self.done, progress, now) and not self.budget.spent
-        if due and self._worth_a_look(now):
+        if evaluate:
             self.budget.pause()
             self._evaluate()
             self.budget.start()
-        if self.checkpointing.due(self.done, progress, now) and not self.budget.spent:
+        if checkpoint:
             self.budget.pause()
             self._checkpoint()
             self.budget.start()
+        return signum
+
+    def _due(self, now: float) -> list[float]:
+        """Whether to log, to evaluate and to write a checkpoint."""
+        progress, spent = self.budget.progress, self.budget.spent
+        log = self.logging.due(self.done, progress, now)
+        evaluate = self.evaluating.due(self.done, progress, now) and not spent
+        checkpoint = self.checkpointing.due(self.done, progress, now) and not spent
+        return [log, evaluate and self._worth_a_look(now), checkpoint]
 
     def _worth_a_look(self, now: float) -> bool:
         """Under a budget in minutes evaluations are kept few; a step done again is evaluated if it was before."""
@@ -194,7 +245,14 @@ class Search(Stepper):
             began = time.perf_counter()
             with self.autocast:
                 values = measure(
-                    self.objective, self.model, self.data, "valid", self.device, run.seed
+                    self.objective,
+                    self.model,
+                    self.data,
+                    "valid",
+                    self.device,
+                    run.seed,
+                    run.ranks,
+                    together=self.spread is not None,
                 )
             first, value = next(iter(values.items()))
             loss = -value if first in self.objective.higher else value
@@ -207,14 +265,21 @@ class Search(Stepper):
             )
             run.console.evaluation(self.done, values)
             if better:
-                run.keep_weights()
+                self._keep_weights()
         else:
-            run.keep_weights()
-        self._preview()
+            self._keep_weights()
+        if self.spread is None:  # a sample needs all processes there
+            self._preview()
+
+    def _keep_weights(self, replacing: dict[str, Tensor] | None = None) -> None:
+        """Keep the weights, which may be spread over processes."""
+        if self.spread:
+            replacing = self.spread.whole(replacing)
+        self.run.keep_weights(replacing)
 
     def _preview(self) -> None:
         run = self.run
-        sample = run.preview()
+        sample = run.preview() if run.ranks.main else None
         if sample is None:
             return
         run.console.preview(sample)
@@ -242,7 +307,7 @@ class Search(Stepper):
     def _interrupted(self, signum: int) -> None:
         self.budget.pause()
         self._checkpoint()
-        folder = self.run.folder
+        folder = self.run.common
         command = f"fourfold fit {self.run.system.name} --resume {folder}" if folder else ""
         raise Interrupted(signum, self.done, command)
 
@@ -264,28 +329,38 @@ class Search(Stepper):
     # --- checkpoints --------------------------------------------------------------------------------------
 
     def _checkpoint(self) -> None:
-        if self.run.folder is None:
+        if self.run.common is None:
             return
         from fourfold.core.state import save_checkpoint
 
         self._look()
+        if self.parallel:
+            self.parallel.check_weights()
         if self.evaluated_at < 0:  # a run that is stopped before its first evaluation can be used
-            self.run.keep_weights(self.average.weights() if self.average else None)
-        save_checkpoint(self.run.folder / "checkpoints", self.done, self.state())
+            self._keep_weights(self.average.weights() if self.average else None)
+        state = self.state()
+        if self.spread:
+            from fourfold.optimizers.shards import save_shards
+
+            save_shards(self.run.common / "checkpoints", self.done, state, self.run.ranks)
+        elif self.run.ranks.main:
+            save_checkpoint(self.run.common / "checkpoints", self.done, state)
 
     def state(self) -> dict[str, Any]:
         """Everything that going on exactly needs."""
         generators = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             generators["cuda"] = torch.cuda.get_rng_state(self.device)
-        still = self.frozen.still()  # what no step changes is in weights.safetensors already
+        still = (
+            set() if self.spread else self.frozen.still()
+        )  # what no step changes is in weights.safetensors already
         return {
             "done": self.done,
             "epoch": self.epoch,
             "model": {n: t for n, t in self.model.state_dict().items() if n not in still},
             "players": {name: player.state_dict() for name, player in self.players.items()},
             "average": self.average.state_dict() if self.average else None,
-            "objective": self.objective.state_dict(),
+            "objective": self._objective_state(),
             "data": self.data.state_dict(),
             "budget": self.budget.state_dict(),
             "stopping": self.stopping.state_dict(),
@@ -299,8 +374,13 @@ class Search(Stepper):
             "lines": len(self.run.metrics.lines),
         }
 
+    def _objective_state(self) -> dict[str, Any]:
+        state = self.objective.state_dict()
+        return self.parallel.joined_state(state) if self.parallel else state
+
     def _resume(self) -> None:
-        if self.run.folder is None:
+        folder = self.run.common
+        if folder is None:
             return
         from fourfold.core.state import (
             latest_checkpoint,
@@ -309,19 +389,24 @@ class Search(Stepper):
             remove_leftovers,
         )
 
-        remove_leftovers(self.run.folder)
+        if self.run.ranks.main:
+            remove_leftovers(folder)
         self.evaluated_before = {
             line["step"] for line in self.run.metrics.lines if "evaluation_seconds" in line
         }
-        last = latest_checkpoint(self.run.folder / "checkpoints")
+        last = latest_checkpoint(folder / "checkpoints")
         if last is None:
             self.budget.begin()
             self.run.metrics.cut(0)
             return
         path = last / "state.safetensors"
         state = load_state(path)
+        if "files" in state:
+            from fourfold.optimizers.shards import load_shards
+
+            state = load_shards(last, state)
         if self.frozen.still():
-            load_weights(self.run.folder / "weights.safetensors", self.model)
+            load_weights(folder / "weights.safetensors", self.model)
         try:
             self.load_state(state)
         except (KeyError, RuntimeError, ValueError) as error:
@@ -332,6 +417,8 @@ class Search(Stepper):
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
         self.done, self.epoch = state["done"], state["epoch"]
+        if self.spread:
+            state = self.spread.state_like(state, self._player, self.average)
         missing, strange = self.model.load_state_dict(state["model"], strict=False)
         if strange or set(missing) - self.frozen.still():
             raise KeyError(f"its model differs in {', '.join([*strange, *missing][:3])}")
@@ -339,7 +426,10 @@ class Search(Stepper):
             self._player(name).load_state_dict(saved)
         if self.average and state["average"]:
             self.average.load_state_dict(state["average"])
-        self.objective.load_state_dict(state["objective"])
+        objective = state["objective"]
+        self.objective.load_state_dict(
+            self.parallel.own_state(objective) if self.parallel else objective
+        )
         self.data.load_state_dict(state["data"])
         self.budget.load_state_dict(state["budget"], self.done)
         self.stopping.load_state_dict(state["stopping"])

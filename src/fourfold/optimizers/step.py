@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Batch, Move, Objective
 from fourfold.core.run import Run
+from fourfold.core.shares import idle, set_share
 from fourfold.optimizers.average import Average
 from fourfold.optimizers.budget import Budget
 from fourfold.optimizers.diagnosis import Diverged, first_bad_gradient, first_bad_module
@@ -22,6 +23,7 @@ from fourfold.optimizers.tally import Tally
 
 if TYPE_CHECKING:
     from fourfold.optimizers.gradient import Gradient
+    from fourfold.optimizers.parallel import DataParallel
 
 CHECK_EVERY = 10
 """Steps between looks at the losses on a GPU, where each look waits for the device."""
@@ -55,6 +57,9 @@ class Stepper:
         self.autocast = autocast(chosen(config.precision, model, run.device), run.device)
         self.seeds: dict[torch.dtype, Tensor] = {}
         self.penalized = bool(config.l1 or config.l2)
+        self.parallel: DataParallel | None = None
+        self.batch: int | None = None
+        """Examples in a batch, where the data say."""
 
     def step(self, batches: list[Batch]) -> None:
         """One step of every player on the micro-batches of one step.
@@ -62,6 +67,8 @@ class Stepper:
         The micro-batches' games advance in lockstep: every micro-batch's first move, one step, then
         every second move.
         """
+        if self.parallel:
+            self.parallel.begin(self.done)
         games = [self.objective.losses(self.model, batch) for batch in batches]
         factor = self.config.factor(self.done, self.budget.progress)
         first = True
@@ -78,6 +85,8 @@ class Stepper:
             first = False
         if first:
             raise UserError(f"step {self.done + 1}: the objective yielded no move")
+        if self.parallel:
+            set_share(None)
         if self.average:
             self.average.update()
         self.done += 1
@@ -85,11 +94,10 @@ class Stepper:
 
     def _backward(self, games: list[Iterator[Move]], batches: list[Batch]) -> list[Counted] | None:
         """The next move of every game, differentiated: gradients of the sum over the step's weight."""
-        with self.autocast:
-            move = next(games[0], None)
+        move = self._next(games[0], batches[0])
         if move is None and len(games) == 1:
             return None
-        if len(games) == 1:
+        if len(games) == 1 and self.parallel is None:
             assert move is not None  # noqa: S101
             counted = self._looked_at(move, batches)
             self._differentiate(move, 1 / self._positive(counted.weight, batches))
@@ -97,11 +105,12 @@ class Stepper:
         rows: list[Counted] = []
         for number, game in enumerate(games):
             if number:
-                with self.autocast:
-                    move = next(game, None)
+                move = self._next(game, batches[number])
             if move is None:
                 continue
             rows.append(self._looked_at(move, batches))
+            if self.parallel and number == len(games) - 1:
+                self.parallel.arm(move.player, self._player(move.player))
             # divided once the weight of the whole step is known; the graph is free before the next runs
             self._differentiate(move, 1.0)
         if not rows:
@@ -110,9 +119,22 @@ class Stepper:
             raise ValueError(
                 "the micro-batches of a step must yield the same players in the same order"
             )
+        player = self._player(rows[0].move.player)
+        if self.parallel:
+            rows = [self.parallel.joined(rows, player)]
         total = self._positive(sum(r.weight for r in rows), batches)
-        torch._foreach_mul_(self._player(rows[0].move.player).gradients(), 1 / total)
+        torch._foreach_mul_(player.gradients(), 1 / total)
         return rows
+
+    def _next(self, game: Iterator[Move], batch: Batch) -> Move | None:
+        if self.parallel is None:
+            with self.autocast:
+                return next(game, None)
+        set_share(getattr(batch, "share", None))
+        with self.autocast:
+            move = next(game, None)
+        # of a batch with fewer rows than processes some compute a row that does not count
+        return move._replace(loss=0 * move.loss, weight=0.0) if move and idle() else move
 
     def _differentiate(self, move: Move, scale: Tensor | float) -> None:
         loss = move.loss
@@ -123,21 +145,29 @@ class Stepper:
         player = self._player(move.player)
         # a game's move must leave no gradient in the other players
         alone = player.module is self.model and len(self.players) == 1
+        # gathered weights stand in for sharded ones; what the others get is forgotten later
+        alone = alone or (self.parallel is not None and self.parallel.spread is not None)
         loss.backward(seed, inputs=None if alone else player.parameters)
 
     def _player(self, name: str) -> Player:
         if name not in self.players:
             module = self.model if name == "model" else self.model.get_submodule(name)
-            self.players[name] = Player(module, self.config.settings(name))
+            self.players[name] = Player(module, self.config.settings(name, self.batch))
             self.players[name].zero()
         return self.players[name]
 
     def _limit(self, player: Player) -> None:
         clip = self.config.clip
-        if self.on_cpu:
+        spread = self.parallel.spread if self.parallel else None
+        if self.on_cpu or spread:
             grads = player.gradients()
             # a hypotenuse of few numbers is cheaper than two more kernels
-            self.last_norm = value = math.hypot(*(n.item() for n in torch._foreach_norm(grads)))
+            value = (
+                spread.norm([p.grad for p in player.parameters if p.grad is not None])
+                if spread
+                else math.hypot(*(n.item() for n in torch._foreach_norm(grads)))
+            )
+            self.last_norm = value
             if not value < math.inf:
                 raise Diverged(self._sentence("the gradient", first_bad_gradient(self.model)))
             if clip and value > clip:
@@ -163,7 +193,12 @@ class Stepper:
             return Counted(move, move.loss.detach(), move.weight)
         loss = move.loss.item()
         if not abs(loss) < math.inf:
-            where = first_bad_module(self.objective, self.model, batches)
+            spread = self.parallel is not None and self.parallel.spread is not None
+            where = (
+                "a part of the model that is not looked for where weights are spread over processes"
+                if spread
+                else first_bad_module(self.objective, self.model, batches)
+            )
             raise Diverged(self._sentence(f"the loss ({loss:g})", where))
         return Counted(move, loss, float(move.weight))
 
@@ -181,10 +216,10 @@ class Stepper:
 
     def _sentence(self, what: str, where: str) -> str:
         kept = "no checkpoint had been written yet"
-        if self.run.folder:
+        if self.run.common:
             from fourfold.core.state import latest_checkpoint
 
-            last = latest_checkpoint(self.run.folder / "checkpoints")
+            last = latest_checkpoint(self.run.common / "checkpoints")
             if last:
                 kept = f"the checkpoint of step {int(last.name)} is kept"
         return (
