@@ -40,11 +40,11 @@ def runs(folder: Path) -> None:
 
 
 @contextmanager
-def server(folder: Path, batch: int) -> Iterator[int]:
+def server(folder: Path, batch: int, *options: str) -> Iterator[int]:
     """A server in a process of its own; its port."""
     command = [sys.executable, "-m", "fourfold", "serve", str(folder), "--port", "0", "--no-page"]
     process = subprocess.Popen(
-        [*command, "--batch", str(batch)],
+        [*command, "--batch", str(batch), *options],
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
         text=True,
