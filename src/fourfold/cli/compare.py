@@ -26,7 +26,7 @@ def compare_flags() -> list[inspect.Parameter]:
         flag("tokens", ["--tokens"], str, "Most tokens of an answer.", 64),
         flag("temperature", ["--temperature"], str, "0 always takes the most likely token.", 0),
         flag("seed", ["--seed"], str, "Of what is drawn.", 0),
-        flag("judge", ["--judge"], str, "A run of reward, which says how good each answer is: mean rewards, and win rates against the base."),
+        flag("judge", ["--judge"], str, "A run of reward, or one that converses (ollama:NAME, too), which says how good each answer is: means, and win rates against the base."),
         flag("out", ["--out", "-o"], str, "File to write: .html, .md, .json, .txt, or a picture's extension."),
         flag("device", ["--device"], str, "cpu, cuda, cuda:1, mps.", "auto"),
         flag("quiet", ["--quiet", "-q"], bool, "Say nothing but the answer."),

@@ -22,15 +22,17 @@ from fourfold.look.comparison import comparison_picture
 from fourfold.tasks.comparing import (
     answered,
     asked,
+    check_answers,
     distinct,
     divergences,
     judged,
-    language_model,
     repeated,
     reward_judge,
     surprise,
 )
+from fourfold.tasks.foreign import ForeignModel
 from fourfold.tasks.language import vocabulary_of
+from fourfold.tasks.rating import can_rate, ratings
 
 PROMPTS = ("prompt", "question", "instruction")
 REFERENCES = ("reference", "completion", "answer", "output")
@@ -135,7 +137,8 @@ def compare(
         tokens: most tokens of an answer.
         temperature: 0 always takes the most likely token.
         seed: of what is drawn.
-        judge: a run of reward, which says how good each answer is; None asks none.
+        judge: a run of reward, or one that converses (a model of somebody else's too), which says how good each answer
+            is; None asks none.
         device: where the runs are used.
         console: where progress is said; silent by default.
 
@@ -149,13 +152,14 @@ def compare(
             "compare: expected two runs or more; the first is what the others differ from"
         )
     for run in opened:
-        language_model(run)
+        check_answers(run)
     asks = read_prompts(prompts)
     names = _names(opened)
     judging = None
     if judge is not None:
         judging = judge if isinstance(judge, Run) else api.open(judge, device=device)
-        reward_judge(judging)  # before anything is answered
+        if not can_rate(judging):
+            reward_judge(judging)  # before anything is answered
     begun = [[asked(run, p.text, p.where) for p in asks] for run in opened]
     texts = [p.text for p in asks]
     answers = []
@@ -167,7 +171,7 @@ def compare(
     _divergence(opened, names, asks, begun[0], answers[0], measures, notes)
     _references(opened, asks, begun, measures, notes)
     if judging is not None:
-        _judged(judging, names, texts, answers, measures, notes)
+        _judged(judging, names, asks, answers, measures, notes)
     _answers(opened, answers, measures)
     drawn = (
         "the most likely token each time"
@@ -180,6 +184,7 @@ def compare(
 
 
 UNITS = {
+    "rating": "1 to 10",
     "KL from the base": "nats a token",
     "bits per byte": "references",
     "tokens": "mean",
@@ -255,8 +260,11 @@ def _divergence(
     notes: list[str],
 ) -> None:
     """KL(base || run), where vocabularies agree."""
-    digest = vocabulary_of(runs[0].data).digest
-    same = [i for i, run in enumerate(runs) if vocabulary_of(run.data).digest == digest]
+    digests = [_digest(run) for run in runs]
+    if digests[0] is None:
+        notes.append(f"{names[0]} tells no probabilities of all tokens, so no KL is told.")
+        return
+    same = [i for i, digest in enumerate(digests) if digest == digests[0]]
     sums, positions, own = [0.0] * len(same), 0, 0
     for prompt, tokens, answer in zip(asks, begun, said, strict=True):
         text = prompt.reference if prompt.reference is not None else answer
@@ -277,8 +285,15 @@ def _divergence(
         )
     measures["KL from the base"] = values
     for place, name in enumerate(names):
-        if place not in same:
+        if digests[place] is None:
+            notes.append(f"{name} tells no probabilities of all tokens: no KL, no bits per byte.")
+        elif place not in same:
             notes.append(f"{name} has another vocabulary than {names[0]}, so no KL is told.")
+
+
+def _digest(run: Run) -> str | None:
+    """What tells vocabularies apart; None of a model of somebody else's."""
+    return None if isinstance(run.system, ForeignModel) else vocabulary_of(run.data).digest
 
 
 def _references(
@@ -295,6 +310,8 @@ def _references(
     size = sum(len((asks[i].reference or "").encode()) for i in given)
     measures["bits per byte"] = [
         sum(surprise(run, tokens[i], asks[i].reference or "") for i in given) / size
+        if _digest(run) is not None
+        else None
         for run, tokens in zip(runs, begun, strict=True)
     ]
     if len(given) < len(asks):
@@ -304,24 +321,37 @@ def _references(
 def _judged(
     judge: Run,
     names: Sequence[str],
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     answers: Sequence[Sequence[str]],
     measures: dict[str, list[float | None]],
     notes: list[str],
 ) -> None:
-    """Mean rewards, and how often each run's answer beats the base's to the same prompt; ties count half."""
-    rewards = [judged(judge, prompts, said) for said in answers]
-    measures["reward"] = [sum(values) / len(values) for values in rewards]
+    """Mean rewards or ratings, and how often each run's answer beats the base's to the same prompt; ties count half."""
+    texts, rates = [p.text for p in prompts], can_rate(judge)
+    references = [p.reference for p in prompts]
+    rewards: list[list[float | None]] = [
+        ratings(judge, texts, said, references) if rates else list(judged(judge, texts, said))
+        for said in answers
+    ]
+    told = [[v for v in values if v is not None] for values in rewards]
+    measures["rating" if rates else "reward"] = [sum(v) / len(v) if v else None for v in told]
     wins: list[float | None] = [None]
     for values in rewards[1:]:
-        pairs = list(zip(values, rewards[0], strict=True))
-        wins.append(sum((a > b) + 0.5 * (a == b) for a, b in pairs) / len(pairs))
+        pairs = [
+            (a, b) for a, b in zip(values, rewards[0], strict=True)
+            if a is not None and b is not None
+        ]  # fmt: skip
+        wins.append(sum((a > b) + 0.5 * (a == b) for a, b in pairs) / len(pairs) if pairs else None)
     measures["win rate"] = wins
     error = 0.5 / len(prompts) ** 0.5
     notes.append(
-        f"Judged by {judge.folder}: the win rate is the share of {len(prompts)} prompts on which an answer is worth more than "
+        f"Judged by {judge.place}: the win rate is the share of {len(prompts)} prompts on which an answer is worth more than "
         f"that of {names[0]} (chance alone: 0.5, give or take {error:.2f})."
     )
+    if unread := sum(value is None for values in rewards for value in values):
+        notes.append(
+            f"The judge gave no number for {unread} of {sum(map(len, rewards))} answers; these do not count."
+        )
 
 
 def _answers(
@@ -329,9 +359,12 @@ def _answers(
 ) -> None:
     """Length and variety of what was said."""
     for run, said in zip(runs, answers, strict=True):
-        vocabulary = vocabulary_of(run.data)
+        tokens = None
+        if _digest(run) is not None:
+            words = vocabulary_of(run.data)
+            tokens = sum(len(words.encode(text)) for text in said) / len(said)
         values: dict[str, float | None] = {
-            "tokens": sum(len(vocabulary.encode(text)) for text in said) / len(said),
+            "tokens": tokens,
             "characters": sum(map(len, said)) / len(said),
             "distinct-1": distinct(said, 1),
             "distinct-2": distinct(said, 2),
@@ -343,11 +376,10 @@ def _answers(
 
 def _names(runs: Sequence[Run]) -> list[str]:
     """The runs' folders, as short as they differ."""
-    paths = [run.folder or Path("in memory") for run in runs]
-    short = [path.name for path in paths]
+    full = [run.place for run in runs]
+    short = [run.folder.name if run.folder else run.place for run in runs]
     if len(set(short)) == len(short):
         return short
-    full = [str(path) for path in paths]
     return full if len(set(full)) == len(full) else [f"{n}: {p}" for n, p in enumerate(full, 1)]
 
 

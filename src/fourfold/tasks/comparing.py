@@ -19,6 +19,7 @@ from fourfold.data.words import split_words
 from fourfold.models.reward import RewardModel
 from fourfold.models.sampling import Sampling
 from fourfold.tasks.answering import ROWS, answers
+from fourfold.tasks.foreign import ForeignModel
 from fourfold.tasks.language import LanguageModel, noise, vocabulary_of
 from fourfold.tasks.rolling_out import rewards_of
 from fourfold.tasks.transformer_language import TransformerLanguage
@@ -27,15 +28,25 @@ NGRAM = 4
 """Length of what counts as repeated within an answer."""
 
 
+def check_answers(run: Run) -> None:
+    """Refuse what says nothing to a prompt.
+
+    Raises:
+        UserError: it is no language model, ours or somebody else's.
+    """
+    if not isinstance(run.system, ForeignModel):
+        language_model(run)
+
+
 def language_model(run: Run) -> LanguageModel:
     """A run's system.
 
     Raises:
-        UserError: it is no language model.
+        UserError: it is no language model of our own.
     """
     if not isinstance(run.system, LanguageModel) or "generate" not in verbs(run.system):
         raise UserError(
-            f"{run.folder}: is a run of {run.system.name}, which says nothing to a prompt; "
+            f"{run.place}: is a run of {run.system.name}, which says nothing to a prompt; "
             "runs of language models are compared"
         )
     return run.system
@@ -44,9 +55,13 @@ def language_model(run: Run) -> LanguageModel:
 def asked(run: Run, prompt: str, where: str) -> list[int]:
     """The tokens by which a run is asked: the prompt after the token that opens a text, or the user's turn in its chat template.
 
+    Of a model of somebody else's there are none: it is asked in words.
+
     Raises:
         UserError: they leave no room in the run's context; `where` names the prompt.
     """
+    if isinstance(run.system, ForeignModel):
+        return []
     data, vocabulary = run.data, vocabulary_of(run.data)
     if isinstance(data, Templated):
         tokens = data.prompt((Turn("user", prompt),), where)
@@ -56,7 +71,7 @@ def asked(run: Run, prompt: str, where: str) -> list[int]:
         window = int(run.model.window)  # type: ignore[arg-type]
         if len(tokens) >= window:
             raise UserError(
-                f"{where}: the prompt has {len(tokens)} tokens, {run.folder} reads {window} at once and must answer in them"
+                f"{where}: the prompt has {len(tokens)} tokens, {run.place} reads {window} at once and must answer in them"
             )
     return tokens
 
@@ -65,6 +80,9 @@ def answered(
     run: Run, prompts: Sequence[str], *, tokens: int, temperature: float, seed: int
 ) -> list[str]:
     """A run's answer to each prompt; a conversing one answers the user's turn."""
+    if isinstance(run.system, ForeignModel):
+        told = {"tokens": tokens, "temperature": temperature, "seed": seed}
+        return ["".join(run.chat(prompt, **told)) for prompt in prompts]
     system, data = language_model(run), run.data
     if isinstance(data, Templated):
         asks = [data.prompt((Turn("user", prompt),)) for prompt in prompts]
@@ -148,7 +166,7 @@ def reward_judge(judge: Run) -> tuple[RewardModel, PreferenceData]:
     data, model = judge.data, judge.model
     if not isinstance(model, RewardModel) or not isinstance(data, PreferenceData):
         raise UserError(
-            f"--judge {judge.folder}: is a run of {judge.system.name}; expected one of reward"
+            f"--judge {judge.place}: is a run of {judge.system.name}; expected one of reward, or one that converses"
         )
     return model, data
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -144,7 +145,18 @@ def batch_of(run: Run, slots: int, engine: EngineName, precision: Precision) -> 
     taken = chosen(run, model, engine, precision, tokens=MANY, temperature=1.0)
     each = 2 * len(model.blocks) * model.kv_heads * model.head_dim * model.window * 4
     room = available_memory(model.embedding.weight.device) // SHARE
-    return Batch(taken.make(max(1, min(slots, room // each)), model.window))
+    decoder = taken.make(max(1, min(slots, room // each)), model.window)
+    # the compiled decoder is one thread by itself, and its slots share nothing that is written
+    return Batch(decoder, threads=cores() if taken.name == "compiled" else 1)
+
+
+def cores() -> int:
+    """Threads that may compute: OMP_NUM_THREADS, or the cores that this process may use."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    if said.isdigit() and int(said):
+        return int(said)
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return mine or 1
 
 
 class ReaderDecoder(Decoder):
