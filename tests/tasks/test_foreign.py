@@ -13,13 +13,15 @@ import pytest
 import fourfold
 import scripted
 from fourfold.cli.main import dispatch
-from fourfold.core.addresses import address
+from fourfold.core.addresses import Address, address
 from fourfold.core.errors import UserError
+from fourfold.core.run import Run
 from fourfold.data.text import Text
 from fourfold.optimizers.gradient import Gradient
 from fourfold.systems.gpt import GPT
 from fourfold.systems.sft import SFT
-from fourfold.tasks.foreign import length, room
+from fourfold.tasks.foreign import foreign, length, room
+from fourfold.tasks.language import vocabulary_of
 from scripted import events
 
 
@@ -109,6 +111,23 @@ def test_a_conversation_with_a_server() -> None:
     assert not {"top_k", "top_p", "min_p", "seed", "stop"} & set(
         second
     )  # not every server knows them
+
+
+def test_answers_by_a_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = {"type": "object"}
+    with scripted.scripted(scripted.openai()) as server:
+        run = fourfold.open(f"http://{server.host}")
+        list(run.chat("a", schema='{"type": "object"}'))
+        told = server.bodies("/v1/chat/completions")[0]["response_format"]
+        assert told["type"] == "json_schema" and told["json_schema"]["schema"] == schema
+        for wrong, sentence in (("{", "schema: not JSON"), ("[]", "expected a JSON object, got list")):  # fmt: skip
+            with pytest.raises(UserError, match=sentence):
+                list(run.chat("a", schema=wrong))
+    with scripted.scripted(scripted.ollama()) as server:
+        monkeypatch.setenv("OLLAMA_HOST", server.host)
+        run = fourfold.open("ollama:qwen3:4b")
+        list(run.generate("a", schema='{"type": "object"}'))
+        assert server.bodies("/api/generate")[0]["format"] == schema
 
 
 def test_other_verbs_of_a_server() -> None:
@@ -315,32 +334,59 @@ def small(cls: Any, **data: Any) -> Any:
     )  # fmt: skip
 
 
-def test_a_file_is_a_run(tmp_path: Path) -> None:
+TEXT = "the cat sat on the mat. 猫坐在垫子上。\n"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run, Run]:
+    """base.gguf and chat.gguf in a folder, and the runs that they were written from."""
     pytest.importorskip("gguf")
-    text = "the cat sat on the mat. 猫坐在垫子上。\n"
+    folder = tmp_path_factory.mktemp("files")
     data = Text(unit="bpe", vocabulary=270, window=48, batch=8)
-    base = fourfold.fit(
-        small(GPT, data=data), {"text": [f"{n} {text}" for n in range(60)]}, out=tmp_path / "base"
-    )
-    base.export(to="gguf", quantize="f32", out=tmp_path / "base.gguf")
-    run = fourfold.open(tmp_path / "base.gguf")
-    assert run.system.name == "gpt" and run.folder is None
-    greedy = {"tokens": 20, "temperature": 0}
-    assert list(run.generate("the", **greedy)) == list(base.generate("the", **greedy))
-    assert run.score(text)["bits_per_byte"] == pytest.approx(base.score(text)["bits_per_byte"])
-    assert (room(run), length(run, text)) == (48, len(base.data.vocabulary.encode(text)))
-    with pytest.raises(UserError, match="base.gguf: has no chat template.*`fourfold generate`"):
-        dispatch(["chat", str(tmp_path / "base.gguf"), "x"])
+    base = fourfold.fit(small(GPT, data=data), {"text": [f"{n} {TEXT}" for n in range(60)]}, out=folder / "base")  # fmt: skip
     chats = [{"question": f"{n}?", "answer": f"It is {n}."} for n in range(60)]
-    tuned = fourfold.fit(SFT(layers=2, width=64, heads=4, kv_heads=2, optimizer=Gradient(lr=5e-3, steps=60)), chats, from_=base, out=tmp_path / "chat")  # fmt: skip
-    tuned.export(to="gguf", quantize="f32", out=tmp_path / "chat.gguf")
-    run = fourfold.open(tmp_path / "chat.gguf")
+    system = SFT(layers=2, width=64, heads=4, kv_heads=2, optimizer=Gradient(lr=5e-3, steps=60))
+    tuned = fourfold.fit(system, chats, from_=base, out=folder / "chat")
+    for run in (base, tuned):
+        run.export(to="gguf", quantize="f32", out=folder / f"{run.folder and run.folder.name}.gguf")
+    return folder, base, tuned
+
+
+GREEDY: Any = {"tokens": 20, "temperature": 0}
+
+
+def test_a_file_is_a_run(files: tuple[Path, Run, Run], tmp_path: Path) -> None:
+    folder, base, tuned = files
+    run = fourfold.open(folder / "base.gguf")
+    assert run.system.name == "gpt" and run.folder is None
+    assert list(run.generate("the", **GREEDY)) == list(base.generate("the", **GREEDY))
+    assert run.score(TEXT)["bits_per_byte"] == pytest.approx(base.score(TEXT)["bits_per_byte"])
+    assert (room(run), length(run, TEXT)) == (48, len(vocabulary_of(base.data).encode(TEXT)))
+    with pytest.raises(UserError, match="base.gguf: has no chat template.*`fourfold generate`"):
+        dispatch(["chat", str(folder / "base.gguf"), "x"])
+    run = fourfold.open(folder / "chat.gguf")
     said = list(tuned.chat("7?", tokens=12, temperature=0))
     assert said and list(run.chat("7?", tokens=12, temperature=0)) == said
-    assert list(run.generate("the", **greedy)) == list(tuned.generate("the", **greedy))
-    (tmp_path / "cut.gguf").write_bytes((tmp_path / "base.gguf").read_bytes()[:5000])
+    assert list(run.generate("the", **GREEDY)) == list(tuned.generate("the", **GREEDY))
+    (tmp_path / "cut.gguf").write_bytes((folder / "base.gguf").read_bytes()[:5000])
     with pytest.raises(UserError, match="truncated or damaged"):
         fourfold.open(tmp_path / "cut.gguf")
+
+
+def test_llama_cpp_says_the_same(files: tuple[Path, Run, Run]) -> None:
+    """Where our own model cannot hold a file, llama.cpp runs it: here one that both can."""
+    pytest.importorskip("llama_cpp")
+    folder, base, tuned = files
+    other = foreign(Address("gguf", "base.gguf", str(folder / "base.gguf"), ""))
+    for prompt in ("the cat", "猫坐"):
+        assert list(other.generate(prompt, **GREEDY))
+        assert "".join(other.generate(prompt, **GREEDY)) == "".join(base.generate(prompt, **GREEDY))
+    assert room(other) == 48 and other.embed(["the cat", "the mat"]).shape == (2, 65)
+    theirs = other.score(TEXT, per_token=True)["nats"].to_list()[1:]
+    mine = fourfold.open(folder / "base.gguf").score(TEXT, per_token=True)["nats"].to_list()
+    assert len(theirs) == len(mine) - 1  # the token that opens a text is ours alone
+    talk = foreign(Address("gguf", "chat.gguf", str(folder / "chat.gguf"), ""))
+    assert "".join(talk.chat("7?", **GREEDY)) == "".join(tuned.chat("7?", **GREEDY))
 
 
 def test_lengths_that_can_only_be_estimated_are_not_too_short() -> None:

@@ -6,6 +6,7 @@ A run of `ForeignModel` has no folder, data or weights of its own; its verbs ask
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import os
 from collections.abc import Iterator
@@ -85,6 +86,7 @@ class ForeignModel(System):
         top_p: Probability | None = None,
         min_p: Probability | None = None,
         stop: tuple[str, ...] = (),
+        schema: Document | None = None,
         seed: int | None = None,
     ) -> Iterator[str]:
         """Answer what is said, in pieces as they come. On the command line, without a text, a whole conversation.
@@ -100,10 +102,12 @@ class ForeignModel(System):
             top_p: draw from the most likely tokens that together have this probability.
             min_p: draw from tokens at least this share as likely as the most likely one.
             stop: texts before which to end.
+            schema: the answer is JSON, valid by this JSON Schema, where the other side can hold to one.
             seed: where the other side keeps to it, the same seed gives the same answer.
         """
         said = [{"role": t.role, "content": t.content} for t in heard(messages or (), text, system)]
-        asked = Asked(tokens, temperature, top_k, top_p, min_p, stop, seed)
+        form = _schema(schema)
+        asked = Asked(tokens, temperature, top_k, top_p, min_p, stop, seed, form)
         yield from self.model.chat(said, asked)
 
     chat.converses = True  # type: ignore[attr-defined]
@@ -119,6 +123,7 @@ class ForeignModel(System):
         top_p: Probability | None = None,
         min_p: Probability | None = None,
         stop: tuple[str, ...] = (),
+        schema: Document | None = None,
         count: PositiveInt = 1,
         seed: int | None = None,
     ) -> Iterator[str]:
@@ -134,15 +139,16 @@ class ForeignModel(System):
             top_p: draw from the most likely tokens that together have this probability.
             min_p: draw from tokens at least this share as likely as the most likely one.
             stop: texts before which to end.
+            schema: what is added is JSON, valid by this JSON Schema, where the other side can hold to one.
             count: continuations of each prompt; with a seed the n-th is drawn with seed + n.
             seed: where the other side keeps to it, the same seed gives the same continuations.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt) or [""]
-        single = len(prompts) * count == 1
+        single, form = len(prompts) * count == 1, _schema(schema)
         for text in prompts:
             for number in range(count):
                 own = None if seed is None else seed + number
-                asked = Asked(tokens, temperature, top_k, top_p, min_p, stop, own)
+                asked = Asked(tokens, temperature, top_k, top_p, min_p, stop, own, form)
                 pieces = self.model.complete(text, asked)
                 if single:
                     yield from pieces
@@ -262,6 +268,23 @@ def length(run: Run, text: str) -> int:
 
 
 # --- private ----------------------------------------------------------------------------------------
+
+
+def _schema(text: str | None) -> dict[str, Any] | None:
+    """A JSON Schema from its text.
+
+    Raises:
+        UserError: it is no JSON object.
+    """
+    if text is None:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"schema: not JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"schema: expected a JSON object, got {type(found).__name__}")
+    return found
 
 
 def _timeout() -> float:

@@ -5,6 +5,8 @@ https://llama-cpp-python.readthedocs.io/en/latest/api-reference/
 
 from __future__ import annotations
 
+import atexit
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,20 +28,27 @@ class Llama(Foreign):
         self.address = address
         self._models: dict[str, Any] = {}
         model = self._opened("text", logits_all=False)
-        self.window = int(model.n_ctx())
+        told = [v for n, v in model.metadata.items() if n.endswith(".context_length")]
+        self.window = min([int(model.n_ctx()), *(int(v) for v in told if str(v).isdigit())])
 
     def chat(self, messages: Sequence[Message], asked: Asked) -> Iterator[str]:
         """See `Foreign.chat`."""
+        form = {"type": "json_object", "schema": asked.schema} if asked.schema is not None else None
         made = self._opened("text").create_chat_completion(
-            list(messages), max_tokens=asked.tokens, stream=True, **_options(asked)
-        )
+            list(messages), max_tokens=asked.tokens, stream=True, response_format=form, **_options(asked)
+        )  # fmt: skip
         for told in made:
             yield from _piece(told["choices"][0]["delta"].get("content"))
 
     def complete(self, prompt: str, asked: Asked) -> Iterator[str]:
         """See `Foreign.complete`."""
+        grammar = None
+        if asked.schema is not None:
+            from llama_cpp import LlamaGrammar
+
+            grammar = LlamaGrammar.from_json_schema(json.dumps(asked.schema))
         made = self._opened("text").create_completion(
-            prompt, max_tokens=asked.tokens, stream=True, **_options(asked)
+            prompt, max_tokens=asked.tokens, stream=True, grammar=grammar, **_options(asked)
         )
         for told in made:
             yield from _piece(told["choices"][0].get("text"))
@@ -65,7 +74,10 @@ class Llama(Foreign):
 
     def vectors(self, texts: Sequence[str]) -> list[list[float]]:
         """See `Foreign.vectors`."""
-        found: list[list[float]] = self._opened("vectors", embedding=True).embed(list(texts))
+        found: list[list[float]] = []
+        for made in self._opened("vectors", embedding=True).embed(list(texts)):
+            # a model that was not made for vectors has one for each token: their mean
+            found.append(made if not isinstance(made[0], list) else np.mean(made, 0).tolist())
         return found
 
     def _text(self, token: int) -> str:
@@ -84,6 +96,7 @@ class Llama(Foreign):
                 raise UserError(
                     f"{self.address.name}: llama.cpp does not read it ({error})"
                 ) from error
+            atexit.register(made.close)  # at the interpreter's end llama.cpp's functions are gone
             self._models[purpose] = made
         return self._models[purpose]
 

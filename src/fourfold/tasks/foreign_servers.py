@@ -35,11 +35,13 @@ class Asked(NamedTuple):
     min_p: float | None = None
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    schema: dict[str, Any] | None = None
+    """JSON Schema that the text is valid by."""
 
     def fields(self) -> dict[str, Any]:
         """By OpenAI's and ollama's names, but for `tokens`, which each calls by its own."""
         told = {**self._asdict(), "stop": list(self.stop) or None}
-        return {n: v for n, v in told.items() if n != "tokens" and v is not None}
+        return {n: v for n, v in told.items() if n not in ("tokens", "schema") and v is not None}
 
 
 class Foreign(ABC):
@@ -136,6 +138,9 @@ class OpenAI(Foreign):
         body = {
             "model": self.model, **body, self.limit: asked.tokens, "stream": True, **asked.fields(),
         }  # fmt: skip
+        if asked.schema is not None:
+            named = {"name": "answer", "schema": asked.schema, "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": named}
         ended, stream = False, self.server.stream(path, body, events=True)
         try:
             for told in stream:
@@ -246,6 +251,8 @@ class Ollama(Foreign):
     def _told(self, path: str, body: dict[str, Any], asked: Asked) -> Iterator[dict[str, Any]]:
         options = {"num_predict": asked.tokens, "num_ctx": self.window, **asked.fields()}
         body = {"model": self.address.model, "stream": True, **body, "options": options}
+        if asked.schema is not None:
+            body["format"] = asked.schema
         for told in self.server.stream(path, body, events=False):
             yield told
             if told.get("done"):
