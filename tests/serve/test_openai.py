@@ -87,6 +87,7 @@ def test_models(ask: Any) -> None:
     assert found["books"].endpoints == ["/v1/completions"]
     assert found["chat"].endpoints == ["/v1/chat/completions", "/v1/completions"]
     assert found["bert"].endpoints == ["/v1/embeddings"]
+    assert found["loop"].max_model_len is None and found["chat"].max_model_len == 128
     assert found["books"].max_model_len == 32 and found["books"].created > 1.7e9
     assert ask.models.retrieve("chat").id == "chat"
     for name in ("none", "rents"):
@@ -413,6 +414,8 @@ def test_other_errors(ask: Any, served: Threaded) -> None:
         answer = httpx.post(base + path, content=content, headers={"content-type": "application/json"})  # fmt: skip
         assert answer.status_code == status, answer.text
         assert answer.json()["error"].keys() == {"message", "type", "param", "code"}
+    plain = httpx.post(base + "/completions", content=b"{}").json()["error"]
+    assert plain["message"].startswith("the body: expected a JSON object") and not plain["param"]
     wrong = httpx.get(base + "/completions")
     assert wrong.status_code == 405 and wrong.json()["error"]["message"] == "Method Not Allowed"
 

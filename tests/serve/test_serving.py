@@ -198,9 +198,10 @@ def test_addresses_that_cannot_be_had(runs: Path, tmp_path: Path) -> None:
         (["--concurrency", "0"], "--concurrency: expected a whole number from 1"),
         (
             ["--engine", "steam"],
-            "--engine steam: no such engine; choose from auto, compiled, torch",
+            "--engine steam: no such engine; choose from auto, compiled",
         ),
         (["--precision", "int9"], "--precision int9: no such precision; did you mean int8"),
+        (["ollama:llama3.2"], "a model of somebody else's, which its own server serves"),
         ([runs / "none"], "none: no such folder"),
         ([tmp_path / "other"], "two runs of the name books"),
         (["--prot", "1"], "--prot"),

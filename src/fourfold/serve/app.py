@@ -159,9 +159,12 @@ async def _invalid(request: Request, error: Exception) -> Response:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"][1:])[:200]
     message = first["msg"].removeprefix("Value error, ")
-    message = message if ": " in message else message[0].lower() + message[1:]
-    sentence = message if not place and ": " in message else f"{place or 'the body'}: {message}"
-    field = (place or sentence.partition(":")[0]).partition(".")[0]
+    if first["type"] == "value_error":  # of a check over several fields, which names its own
+        sentence, field = message, message.partition(":")[0]
+    elif not place or first["type"] == "json_invalid":
+        sentence, field = "the body: expected a JSON object, sent as application/json", None
+    else:
+        sentence, field = f"{place}: {message[0].lower()}{message[1:]}", place.partition(".")[0]
     return refusal(Wrong(sentence, field), request.url.path)
 
 

@@ -43,6 +43,7 @@ from fourfold.serve.shelf import NoSuchRun, RunInfo, Shelf
 from fourfold.tasks.continuous import Growing
 from fourfold.tasks.language import LanguageModel, vocabulary_of
 from fourfold.tasks.prompts import Drawn, answer, continuation
+from fourfold.tasks.transformer_language import TransformerLanguage
 
 USUAL = 16
 """Tokens of a completion, unless said otherwise: OpenAI's own default."""
@@ -87,14 +88,24 @@ def _model(info: RunInfo) -> Model:
     asked = [
         place for verb, place in ENDPOINTS.items() if verb in info.verbs and (language or verb == "embed")
     ]  # fmt: skip
-    data = info.options.get("data")
-    window = info.options.get("context_length") or (data.get("window") if isinstance(data, dict) else None)  # fmt: skip
     try:
         created = int(datetime.datetime.fromisoformat(info.created).timestamp())
     except ValueError:
         created = 0
-    length = window if language and isinstance(window, int) else None
+    length = _window(info) if issubclass(cls, TransformerLanguage) else None
     return Model(id=info.name, created=created, system=info.system, endpoints=asked, max_model_len=length)  # fmt: skip
+
+
+def _window(info: RunInfo) -> int | None:
+    """Tokens that a run reads at once, as its folder says it without opening the run; None where it does not."""
+    data = info.options.get("data")
+    said = info.options.get("context_length") or (data.get("window") if isinstance(data, dict) else None)  # fmt: skip
+    if said is None:  # that of the run it began from
+        try:
+            said = json.loads((info.folder / "data" / "data.json").read_text("utf-8"))["window"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+    return said if isinstance(said, int) else None
 
 
 # --- texts -----------------------------------------------------------------------------------------

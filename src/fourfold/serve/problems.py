@@ -79,7 +79,7 @@ CODES: dict[type[Exception], str] = {
 class Wrong(UserError):
     """A field of a request to OpenAI's API that is wrong: 400, with its name."""
 
-    def __init__(self, sentence: str, field: str) -> None:
+    def __init__(self, sentence: str, field: str | None) -> None:
         super().__init__(sentence)
         self.field = field
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fourfold.core.addresses import address
 from fourfold.core.errors import UserError, nearest
 from fourfold.core.folders import migrated, read_toml, whole
 from fourfold.core.registry import load_system
@@ -85,11 +86,16 @@ class Shelf:
     """
 
     def __init__(self, paths: Iterable[str | Path], keep: int = 8) -> None:
+        paths = list(paths)
         self.paths = [Path(p) for p in paths]
         self.keep = keep
         if not self.paths:
             raise UserError("no run to serve: expected run folders, or a folder of runs")
-        for path in self.paths:
+        for path, name in zip(self.paths, paths, strict=True):
+            if address(str(name)) is not None:
+                raise UserError(
+                    f"{name}: a model of somebody else's, which its own server serves; expected run folders"
+                )
             if not path.is_dir():
                 beside = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
                 raise UserError(f"{path}: no such folder{nearest(str(path), beside)}")
