@@ -15,7 +15,12 @@ from fourfold.core.errors import UserError
 TEXT = """Ask several runs of language models the same, and see their answers side by side.
 
 The first run is the base. Per run: KL from the base, bits per byte of the prompts' references, length, variety and
-repetition of the answers. Runs that converse are asked in their chat template."""
+repetition of the answers. Runs that converse are asked in their chat template.
+
+    fourfold compare questions.jsonl --closed-book runs/chat --tuned runs/tuned --rag kb
+
+asks questions instead, from the model's weights alone, tuned on the documents, with retrieval, and both: exact match, F1, the
+share of sentences that do not stand in the documents, seconds a question."""
 
 
 def compare_flags() -> list[inspect.Parameter]:
@@ -23,6 +28,9 @@ def compare_flags() -> list[inspect.Parameter]:
     return [
         positional("runs", "Two runs or more; the first is the base.", many=True),
         flag("prompts", ["--prompts", "-p"], str, "File of prompts: rows with a prompt and, where known, a reference; or a prompt a line."),
+        flag("closed_book", ["--closed-book"], str, "A model that converses, asked questions as it is; RUNS are then questions."),
+        flag("tuned", ["--tuned"], str, "The same, tuned on the documents."),
+        flag("rag", ["--rag"], str, "A knowledge base: each of the two models with retrieval, or extraction where there is none."),
         flag("tokens", ["--tokens"], str, "Most tokens of an answer.", 64),
         flag("temperature", ["--temperature"], str, "0 always takes the most likely token.", 0),
         flag("seed", ["--seed"], str, "Of what is drawn.", 0),
@@ -42,6 +50,8 @@ def compare_command(tokens: list[str]) -> None:
         return
     runs, given = parsed
     options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    if options.keys() & {"closed_book", "tuned", "rag"}:
+        return _books(list(runs), options)
     if "prompts" not in options:
         raise UserError("compare: expected a file of prompts: --prompts prompts.jsonl")
     as_json, quiet = bool(options.get("json")), bool(options.get("quiet"))
@@ -59,6 +69,27 @@ def compare_command(tokens: list[str]) -> None:
 
     console = make_console(quiet=quiet or as_json)
     found = compare(list(runs), options["prompts"], console=console, **arguments)
+    _write(found, Path(options["out"]) if "out" in options else None, as_json, quiet)
+
+
+def _books(runs: list[str], options: dict[str, Any]) -> None:
+    """The same questions from weights, from tuned weights, with retrieval, and both."""
+    from fourfold.core.console import make_console
+    from fourfold.selection.closed_book import closed_book
+
+    given = {*options} & {"tokens", "temperature", "seed", "judge"}
+    if given:
+        raise UserError(f"--{sorted(given)[0]} does not go with --closed-book, --tuned and --rag")
+    source = runs[0] if len(runs) == 1 else options.get("prompts")
+    if source is None or len(runs) > 1:
+        raise UserError(
+            "compare: expected one file of questions with answers: compare questions.jsonl --closed-book ... --rag ..."
+        )
+    as_json, quiet = bool(options.get("json")), bool(options.get("quiet"))
+    found = closed_book(
+        source, closed=options.get("closed_book"), tuned=options.get("tuned"), rag=options.get("rag"),
+        console=make_console(quiet=quiet or as_json), device=options.get("device"),
+    )  # fmt: skip
     _write(found, Path(options["out"]) if "out" in options else None, as_json, quiet)
 
 

@@ -17,3 +17,13 @@ def opened(name: str) -> Run:
     """
     run: Run = importlib.import_module("fourfold.api").open(name)
     return run
+
+
+def imported(path: str, out: str, system: str) -> Run:
+    """What `fourfold.import_` makes of another program's file or folder.
+
+    Raises:
+        UserError: no system reads it, or it is damaged.
+    """
+    run: Run = importlib.import_module("fourfold.api").import_(path, out=out, system=system)
+    return run

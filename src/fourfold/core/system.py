@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NOT_VERBS = {
     "preview", "pictures", "tables", "suited", "begin", "advance", "finish", "reader", "word_vectors",
-    "vector_of", "stepper", "encoder",
+    "vector_of", "stepper", "encoder", "embedding",
 }  # fmt: skip
 """Methods that take a run but are asked by the fit, its loop, the report and other verbs, not by users."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,9 +13,12 @@ from torch import Tensor
 from fourfold.core.errors import UserError, nearest
 from fourfold.models.bert import GELU, Bert
 from fourfold.models.hf_folder import StoredTensors, fill, read_config, read_json, write_folder
+from fourfold.models.sentence_encoder import headless
 
 ARCHITECTURES = ("BertForMaskedLM", "BertForPreTraining")
 """What is read; the first is written."""
+BODY = "BertModel"
+"""A body alone, as sentence-embedding models have it."""
 NEEDED = (
     "architectures",
     "vocab_size",
@@ -78,10 +83,95 @@ def load_bert(folder: Path) -> tuple[Bert, dict[str, Any]]:
             uses what this model does not have.
     """
     config = read_config(folder, NEEDED)
-    _check(config, folder / "config.json")
+    model = _empty(config, folder / "config.json", ARCHITECTURES)
+    stored = StoredTensors(folder)
+
+    def read(name: str, shape: torch.Size) -> Tensor:
+        return stored.read(_stored_name(bert_name(name), stored), shape)
+
+    fill(model, read)
+    if DECODER in stored and not torch.equal(stored.read(DECODER), model.embedding.weight):
+        raise UserError(
+            f"{folder}: its output weights are not its embedding's; expected a BERT whose two are tied"
+        )
+    return model, config
+
+
+class SentenceSettings(NamedTuple):
+    """What a sentence-embedding folder does with the states of its body."""
+
+    pooling: Literal["mean", "cls"] = "mean"
+    normalize: bool = True
+    window: int | None = None
+    """Tokens of a text at most; None where it does not say."""
+
+
+def is_sentence_folder(folder: Path) -> bool:
+    """Whether a folder holds a BERT's body alone, as sentence-embedding models do."""
+    try:
+        names = read_json(folder / "config.json").get("architectures")
+    except UserError:
+        return False
+    return isinstance(names, list) and BODY in names
+
+
+def sentence_settings(folder: Path) -> SentenceSettings:
+    """What modules.json and the folders that it names say; mean pooling to length 1 where there is none.
+
+    Raises:
+        UserError: pooling of another kind, or a further layer.
+    """
+    if not (folder / "modules.json").is_file():
+        return SentenceSettings()
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    kinds = {str(m["type"]).rsplit(".", 1)[-1]: folder / m["path"] for m in modules}
+    unknown = sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"})
+    if unknown:
+        raise UserError(
+            f"{folder / 'modules.json'}: expected Transformer, Pooling and Normalize, got {unknown[0]}"
+        )
+    pooling = read_json(kinds["Pooling"] / "config.json") if "Pooling" in kinds else {}
+    chosen = [
+        name
+        for name, value in pooling.items()
+        if name.startswith("pooling_mode_") and value is True
+    ]
+    names = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+    if len(chosen) > 1 or (chosen and chosen[0] not in names):
+        raise UserError(f"{folder}: expected mean or first-token pooling, got {', '.join(chosen)}")
+    said = folder / "sentence_bert_config.json"
+    window = read_json(said).get("max_seq_length") if said.is_file() else None
+    kind: Any = names[chosen[0]] if chosen else "mean"
+    return SentenceSettings(kind, "Normalize" in kinds, window if isinstance(window, int) else None)
+
+
+def load_body(folder: Path) -> tuple[Bert, dict[str, Any]]:
+    """Read a BertModel's folder; its pooler is left out.
+
+    Raises:
+        UserError: as `load_bert`.
+    """
+    config = read_config(folder, NEEDED)
+    model = headless(_empty(config, folder / "config.json", (BODY, *ARCHITECTURES)))
+    stored = StoredTensors(folder)
+    bare = "embeddings.word_embeddings.weight" in stored
+
+    def read(name: str, shape: torch.Size) -> Tensor:
+        there = bert_name(name)
+        return stored.read(
+            _stored_name(there.removeprefix("bert.") if bare else there, stored), shape
+        )
+
+    fill(model, read)
+    return model, config
+
+
+def _empty(config: dict[str, Any], path: Path, architectures: Sequence[str]) -> Bert:
+    """A model of this shape on the meta device."""
+    _check(config, path, architectures)
     try:
         with torch.device("meta"):
-            model = Bert(
+            return Bert(
                 vocabulary=config["vocab_size"],
                 width=config["hidden_size"],
                 layers=config["num_hidden_layers"],
@@ -94,18 +184,7 @@ def load_bert(folder: Path) -> tuple[Bert, dict[str, Any]]:
                 eps=config.get("layer_norm_eps", 1e-12),
             )
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"{folder / 'config.json'}: {error}") from error
-    stored = StoredTensors(folder)
-
-    def read(name: str, shape: torch.Size) -> Tensor:
-        return stored.read(_stored_name(bert_name(name), stored), shape)
-
-    fill(model, read)
-    if DECODER in stored and not torch.equal(stored.read(DECODER), model.embedding.weight):
-        raise UserError(
-            f"{folder}: its output weights are not its embedding's; expected a BERT whose two are tied"
-        )
-    return model, config
+        raise UserError(f"{path}: {error}") from error
 
 
 def save_bert(model: Bert, folder: Path, *, pad: int | None = None, dropout: float = 0.1) -> None:
@@ -155,12 +234,12 @@ def _stored_name(name: str, stored: StoredTensors) -> str:
     return old if old in stored else name
 
 
-def _check(config: dict[str, Any], path: Path) -> None:
+def _check(config: dict[str, Any], path: Path, architectures: Sequence[str]) -> None:
     names = [str(name) for name in config["architectures"]]
-    if not set(names) & set(ARCHITECTURES):
+    if not set(names) & set(architectures):
         raise UserError(
-            f"{path}: architecture {', '.join(names)}{nearest(names[0], ARCHITECTURES)}; "
-            f"supported: {', '.join(ARCHITECTURES)}"
+            f"{path}: architecture {', '.join(names)}{nearest(names[0], architectures)}; "
+            f"supported: {', '.join(architectures)}"
         )
     for field, wanted in FIXED.items():
         found = config.get(field, wanted)

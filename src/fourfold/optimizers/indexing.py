@@ -33,6 +33,10 @@ class Indexing(Optimizer):
         began = time.perf_counter()
         index, documents, system = _parts(model, data, run)
         if run.folder is None:
+            if system.embedder is not None:
+                raise UserError(
+                    "--embedder: vectors are kept in a folder; give the knowledge base one (out)"
+                )
             found = documents.passages
             index.take(found.texts(), found.digest, [])
             run.keep_weights()

@@ -2,6 +2,7 @@
 
     fourfold index docs/ --out kb
     fourfold find kb "how is a run resumed?" --top 5
+    fourfold ask kb "how is a run resumed?" --model runs/chat
     fourfold index kb
     fourfold index kb --undo
 
@@ -15,20 +16,26 @@ in English, 93.2% in Chinese, 86.1% in German: benchmarks/results/rag.json.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Le
-from pydantic import NonNegativeFloat
+from pydantic import NonNegativeFloat, field_validator
 
+from fourfold.core.errors import UserError
+from fourfold.core.opening import imported, opened
 from fourfold.core.parts import Data
 from fourfold.core.run import Run
+from fourfold.core.state import weights_digest, write_text
 from fourfold.core.system import system
 from fourfold.data.documents.gathering import Encode
 from fourfold.data.documents.options import Documents
+from fourfold.models.bert_folder import is_sentence_folder
 from fourfold.models.passages import PassageIndex
 from fourfold.objectives.known_item import KnownItem
 from fourfold.optimizers.indexing import Indexing
 from fourfold.tasks.knowing import Knows
+from fourfold.tasks.retrieving import embedding
 
 
 @system("knowledge", reads="documents")
@@ -42,6 +49,9 @@ class Knowledge(Knows):
     """How much long passages are scored down."""
     stem: bool = True
     """Take plurals for their singular."""
+    embedder: str | None = None
+    """What makes vectors, which find passages with other words: a sentence-embedding folder in Hugging Face form, a run of
+    embedder, bert or word2vec, ollama:NAME, or a server's address. None goes by words alone."""
     objective: KnownItem = KnownItem()
     optimizer: Indexing = Indexing()
 
@@ -51,7 +61,50 @@ class Knowledge(Knows):
 
     def encoder(self, run: Run) -> tuple[Encode | None, int]:
         """What makes the vectors of passages, and how many numbers one has; None and 0 without."""
-        return None, 0
+        if self.embedder is None:
+            return None, 0
+        encode = embedding(run)
+        return encode, encode(["width"]).shape[1]
+
+    def embedding(self, run: Run) -> Run:
+        """The run that makes vectors; a sentence-embedding folder is imported into this one's folder, once.
+
+        Raises:
+            UserError: it is gone, or another than the passages were embedded with.
+        """
+        assert self.embedder is not None  # noqa: S101
+        inner = None if run.folder is None else run.folder / "embedder"
+        if inner is not None and (inner / "system.toml").is_file():
+            return opened(str(inner))
+        if inner is not None and is_sentence_folder(Path(self.embedder)):
+            return imported(self.embedder, str(inner), "embedder")
+        found = opened(self.embedder)
+        if run.folder is not None and found.folder is not None:
+            self._same(run, weights_digest(found.folder / "weights.safetensors"))
+        return found
+
+    def _same(self, run: Run, digest: str) -> None:
+        """Refuse an embedder whose weights have changed since."""
+        assert run.folder is not None  # noqa: S101
+        path = run.folder / "data" / "embedder.txt"
+        if not path.exists():
+            write_text(path, digest)
+        elif path.read_text(encoding="utf-8") != digest:
+            raise UserError(
+                f"{run.folder}: its passages were embedded by {self.embedder} with other weights; "
+                "index the documents anew into another --out"
+            )
+
+    @field_validator("embedder")
+    @classmethod
+    def _none(cls, name: str | None) -> str | None:
+        return (
+            None
+            if name in (None, "", "none")
+            else str(Path(name).resolve())
+            if Path(name).exists()
+            else name
+        )
 
     @classmethod
     def toy(cls) -> tuple[Knowledge, Any]:

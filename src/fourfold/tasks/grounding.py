@@ -14,7 +14,7 @@ from fourfold.core.run import Run
 from fourfold.core.system import verbs
 from fourfold.tasks.extracting import extracted
 from fourfold.tasks.quoting import addresses_model, asked, instructed, is_nowhere, nowhere, within
-from fourfold.tasks.retrieving import Found, parts, retrieve
+from fourfold.tasks.retrieving import USUAL, Found, Ways, parts, retrieve
 from fourfold.tasks.supporting import Claim, claims, share
 
 DEFAULT_MODEL = "FOURFOLD_MODEL"
@@ -57,8 +57,7 @@ class Answer:
 
 def answer(
     run: Run, question: str, *, model: str | Run | None = None, history: Sequence[dict[str, str]] = (),
-    top: int = 5, where: Sequence[str] = (), how: Any = "auto", tokens: int = 256, temperature: float = 0,
-    seed: int | None = None,
+    top: int = 5, ways: Ways = USUAL, tokens: int = 256, temperature: float = 0, seed: int | None = None,
 ) -> Answer:  # fmt: skip
     """Begin to answer a question.
 
@@ -68,8 +67,7 @@ def answer(
         model: a run or its name; None takes `FOURFOLD_MODEL`, and answers by extraction where there is none.
         history: turns before, {"role", "content"} each.
         top: passages at most.
-        where: see `filters.allowed`.
-        how: see `retrieve`.
+        ways: how passages are found.
         tokens: of the answer at most.
         temperature: of the model.
         seed: of what it draws.
@@ -79,10 +77,10 @@ def answer(
     """
     speaker = speaking(run, model)
     searched = _in_context(question, history)
-    passages = retrieve(run, searched, top, how=how, where=where)
+    passages = retrieve(run, searched, top, ways)
     _, index = parts(run)
     found = Answer(question, passages, iter(()), "nowhere")
-    if not passages or _weak(index, searched, passages, how):
+    if not passages or _weak(index, searched, passages):
         found.pieces = _said(found, iter([nowhere(question)]))
     elif speaker is None:
         _extract(found, index)
@@ -131,7 +129,7 @@ def _in_context(question: str, history: Sequence[dict[str, str]]) -> str:
     return question
 
 
-def _weak(index: Any, question: str, passages: Sequence[Found], how: str) -> bool:
+def _weak(index: Any, question: str, passages: Sequence[Found]) -> bool:
     """Whether what was found has next to none of the question's words; found by meaning, it may lack them."""
     best = max(share(index, question, f"{p.heading}\n{p.text}") for p in passages[:3])
     near = max((p.near for p in passages[:3] if p.near is not None), default=0.0)

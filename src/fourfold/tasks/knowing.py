@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from annotated_types import Ge, Le
 from pydantic import NonNegativeFloat, PositiveInt
 
 from fourfold.core.errors import UserError
@@ -15,10 +16,12 @@ from fourfold.core.types import RunName, Score, Source, Table
 from fourfold.data.questions import read_questions
 from fourfold.tasks.grounding import answer, shown, speaking
 from fourfold.tasks.question_scores import answer_scores, retrieval_scores, scored
-from fourfold.tasks.retrieving import Found, How, parts, retrieve
+from fourfold.tasks.retrieving import Found, How, IndexKind, Ways, parts, retrieve
 
 if TYPE_CHECKING:
     import polars as pl
+
+Share = Annotated[float, Ge(0), Le(1)]
 
 
 class Knows(System):
@@ -32,16 +35,25 @@ class Knows(System):
         top: PositiveInt = 5,
         how: How = "auto",
         where: list[str] | None = None,
+        rerank: RunName | None = None,
+        diverse: Share = 0.0,
+        index: IndexKind = "auto",
     ) -> pl.DataFrame:
         """Passages that answer to a question, the best first, each with its file and line.
 
         Args:
             question: in words.
             top: how many.
-            how: bm25 goes by words.
+            how: bm25 goes by words, dense by vectors, hybrid by both; auto takes both where there are vectors.
             where: conditions, as document=docs/*.md, kind=code or year>=2020; several separated by commas.
+            rerank: a run that reads the best passages again and orders them: of reranker, or a language model's, by the
+                likelihood of the question after each.
+            diverse: from 0 to 1, how much each passage should differ from those before it.
+            index: of vectors: exact takes all products; hnsw an index that misses a few, made once; auto takes that beyond
+                200,000 passages.
         """
-        return as_table(retrieve(run, question, top, how=how, where=where or ()))
+        ways = Ways(how, where or (), rerank, diverse, index)
+        return as_table(retrieve(run, question, top, ways))
 
     def ask(
         self,
@@ -52,6 +64,8 @@ class Knows(System):
         top: PositiveInt = 5,
         how: How = "auto",
         where: list[str] | None = None,
+        rerank: RunName | None = None,
+        diverse: Share = 0.0,
         tokens: PositiveInt = 256,
         temperature: NonNegativeFloat = 0,
         seed: int | None = None,
@@ -67,12 +81,14 @@ class Knows(System):
             top: passages that the answer may rest on; fewer where the model has no room for them.
             how: how passages are found, as in find.
             where: conditions on passages, as in find.
+            rerank: as in find.
+            diverse: as in find.
             tokens: most tokens of the answer.
             temperature: 0 always takes the most likely token.
             seed: of what the model draws.
         """
         found = answer(
-            run, question, model=model, top=top, how=how, where=where or (), tokens=tokens, temperature=temperature, seed=seed
+            run, question, model=model, top=top, ways=Ways(how, where or (), rerank, diverse), tokens=tokens, temperature=temperature, seed=seed
         )  # fmt: skip
         yield from shown(found)
 
@@ -86,6 +102,8 @@ class Knows(System):
         top: PositiveInt = 5,
         how: How = "auto",
         where: list[str] | None = None,
+        rerank: RunName | None = None,
+        diverse: Share = 0.0,
         tokens: PositiveInt = 256,
         temperature: NonNegativeFloat = 0,
         seed: int | None = None,
@@ -101,6 +119,8 @@ class Knows(System):
             top: passages that an answer may rest on.
             how: how passages are found, as in find.
             where: conditions on passages, as in find.
+            rerank: as in find.
+            diverse: as in find.
             tokens: most tokens of the answer.
             temperature: 0 always takes the most likely token.
             seed: of what the model draws.
@@ -119,7 +139,7 @@ class Knows(System):
             {**t, "content": t["content"].split("\n\n[1] ")[0]} for t in turns
         ]  # without its sources
         found = answer(
-            run, text, model=model, history=history, top=top, how=how, where=where or (), tokens=tokens,
+            run, text, model=model, history=history, top=top, ways=Ways(how, where or (), rerank, diverse), tokens=tokens,
             temperature=temperature, seed=seed,
         )  # fmt: skip
         yield from shown(found)
@@ -133,6 +153,7 @@ class Knows(System):
         *,
         model: RunName | None = None,
         how: How = "auto",
+        rerank: RunName | None = None,
         answers: bool = True,
     ) -> Score:
         """Measure how well questions are answered; without any, how well passages are found by one of their sentences.
@@ -142,6 +163,7 @@ class Knows(System):
                 or SQuAD's JSON.
             model: as in ask; exact match and F1 are then of its answers, otherwise of extracted ones.
             how: how passages are found, as in find.
+            rerank: as in find.
             answers: answer the questions too, where answers are given.
         """
         if source is None:
@@ -154,12 +176,12 @@ class Knows(System):
                     "each passage is looked for by one of its sentences; give questions to measure those",
                 ),
             )
-        questions = read_questions(source)
-        values = retrieval_scores(questions, lambda text, top: retrieve(run, text, top, how=how))
+        questions, ways = read_questions(source), Ways(how, (), rerank)
+        values = retrieval_scores(questions, lambda text, top: retrieve(run, text, top, ways))
         if answers:
             speaker = speaking(run, model)
             values |= answer_scores(
-                questions, lambda text: answer(run, text, model=speaker, how=how)
+                questions, lambda text: answer(run, text, model=speaker, ways=ways)
             )
         return scored(values, questions)
 

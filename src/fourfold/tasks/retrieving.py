@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from fourfold.core.errors import UserError
+from fourfold.core.opening import opened
 from fourfold.core.run import Run
 from fourfold.data.documents.frames import Passages
 from fourfold.data.documents.options import DocumentsData
-from fourfold.kernels import bm25
+from fourfold.kernels import bm25, terms
 from fourfold.models.passages import PassageIndex
+from fourfold.tasks.encoding import Encoder, encoder_of
 from fourfold.tasks.filters import allowed
+from fourfold.tasks.index import Index
+from fourfold.tasks.reranking import diverse, fused, likelihoods, pair_scores
 
-How = Literal["auto", "bm25"]
+How = Literal["auto", "bm25", "dense", "hybrid"]
+IndexKind = Literal["auto", "exact", "hnsw"]
+LARGE = 200_000
+"""Passages up to which all products are taken."""
+DEEP = 100
+"""Passages of each way that are fused."""
+REREAD = 30
+"""Passages that are put into a new order by a model that reads them."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,24 @@ class Found:
         return self.document if self.line is None else f"{self.document}:{self.line}"
 
 
+class Ways(NamedTuple):
+    """How passages are found, and put into order."""
+
+    how: How = "auto"
+    """By words, by vectors, or both; auto takes both where there are vectors."""
+    where: Sequence[str] = ()
+    """Conditions; see `filters.allowed`."""
+    rerank: str | None = None
+    """A run that reads the best ones again: `reranker`, or a language model, which says how likely each makes the question."""
+    diverse: float = 0.0
+    """From 0 to 1: how much the next passage should differ from those before it."""
+    kind: IndexKind = "auto"
+    """Of the index of vectors: exact takes all products; hnsw an index that misses a few; auto takes that beyond `LARGE` passages."""
+
+
+USUAL = Ways()
+
+
 def parts(run: Run) -> tuple[Passages, PassageIndex]:
     """A knowledge base's passages and the index of them.
 
@@ -56,30 +86,144 @@ def parts(run: Run) -> tuple[Passages, PassageIndex]:
     return run.data.of_digest(run.model.made_of), run.model
 
 
-def retrieve(
-    run: Run, question: str, top: int, *, how: How = "auto", where: Sequence[str] = ()
-) -> list[Found]:
+def retrieve(run: Run, question: str, top: int, ways: Ways = USUAL) -> list[Found]:
     """The passages that answer best to a question.
 
     Args:
         run: a knowledge base.
         question: in words.
         top: how many.
-        how: see `Knowledge.find`.
-        where: see `filters.allowed`.
+        ways: how.
 
     Raises:
-        UserError: the question is empty, or a condition cannot be read.
+        UserError: the question is empty, a condition cannot be read, there are no vectors, or a run does not rank.
     """
     if not question.strip():
         raise UserError("question: nothing is asked")
     passages, index = parts(run)
-    kept = allowed(passages.frame, where)
+    kept = allowed(passages.frame, ways.where)
+    how = ways.how
+    if how == "auto":
+        how = "bm25" if passages.vectors is None else "hybrid"
+    more = max(top, REREAD) if ways.rerank else 4 * top if ways.diverse else top
+    asked = None if how == "bm25" else _vector(run, passages, question)
+    if how == "bm25" or asked is None:
+        rows, scores = _by_words(index, question, more, kept)
+    elif how == "dense":
+        rows, scores = _by_vectors(run, passages, asked, more, kept, ways.kind)
+    else:
+        orders = [
+            _by_words(index, question, max(DEEP, more), kept)[0],
+            _by_vectors(run, passages, asked, max(DEEP, more), kept, ways.kind)[0],
+        ]
+        both = fused([order.tolist() for order in orders])[:more]
+        rows, scores = np.array([r for r, _ in both], np.int64), np.array([s for _, s in both])
+    found = found_at(passages, rows.tolist(), scores.tolist())
+    if asked is not None and passages.vectors is not None and len(rows):
+        near = passages.vectors[rows] @ asked
+        found = [dataclasses.replace(f, near=float(n)) for f, n in zip(found, near, strict=True)]
+    if ways.rerank:
+        found = _reread(run, question, found, ways.rerank)
+    if ways.diverse:
+        found = _unlike(passages, index, found, top, ways.diverse)
+    return found[:top]
+
+
+def _by_words(
+    index: PassageIndex, question: str, top: int, kept: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and scores by BM25, falling."""
     scores = index.score_text(question)
     if kept is not None:
         scores = np.where(kept, scores, 0).astype(np.float32)
     rows = bm25.largest(scores, top)
-    return found_at(passages, rows.tolist(), scores[rows].tolist())
+    return rows, scores[rows]
+
+
+def _by_vectors(
+    run: Run,
+    passages: Passages,
+    asked: np.ndarray,
+    top: int,
+    kept: np.ndarray | None,
+    kind: IndexKind,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and cosines, falling: by all products, or by an index where no condition holds."""
+    assert passages.vectors is not None  # noqa: S101
+    if kept is None and (kind == "hnsw" or (kind == "auto" and len(passages) > LARGE)):
+        rows, near = _nearest(run, passages).nearest(asked[None], min(top, len(passages)))
+        return rows[0], near[0]
+    products = passages.vectors @ asked
+    shifted = products + np.float32(2)  # `largest` takes positive scores, and cosines go down to -1
+    if kept is not None:
+        shifted[~kept] = 0
+    rows = bm25.largest(shifted, top)
+    return rows, products[rows]
+
+
+def _nearest(run: Run, passages: Passages) -> Index:
+    """The index of a knowledge base's vectors, made once and kept beside them."""
+    known: dict[str, Index] = vars(run).setdefault("_nearest", {})
+    if passages.digest not in known:
+        assert run.folder is not None and passages.vectors is not None  # noqa: S101
+        path = run.folder / "data" / f"passages-{passages.digest[:16]}.hnsw"
+        if not path.exists():
+            run.console.say(f"Making an index of {len(passages):,} vectors, once.")
+        known[passages.digest] = Index(passages.vectors, path)
+    return known[passages.digest]
+
+
+def _vector(run: Run, passages: Passages, question: str) -> np.ndarray:
+    """The question as a vector.
+
+    Raises:
+        UserError: the knowledge base has none.
+    """
+    if passages.vectors is None:
+        raise UserError(
+            f"--how: {run.place} has no vectors; index its documents with --embedder into another --out"
+        )
+    return embedding(run)([question])[0]
+
+
+def embedding(run: Run) -> Encoder:
+    """What makes a knowledge base's vectors, opened once."""
+    known: dict[str, Encoder] = vars(run).setdefault("_encoders", {})
+    if "" not in known:
+        known[""] = encoder_of(run.system.embedding(run))  # type: ignore[attr-defined]
+    return known[""]
+
+
+def _reread(run: Run, question: str, found: list[Found], name: str) -> list[Found]:
+    """The first passages in the order of a model that reads them; the others behind them."""
+    known: dict[str, Run] = vars(run).setdefault("_models", {})
+    if name not in known:
+        known[name] = opened(name)
+    judge, first = known[name], found[:REREAD]
+    ranks = pair_scores if judge.system.name == "reranker" else likelihoods
+    scores = ranks(judge, question, [f"{f.heading}\n{f.text}".strip() for f in first])
+    order = np.argsort(-scores, kind="stable")
+    return [
+        *(dataclasses.replace(first[n], score=float(scores[n])) for n in order.tolist()), *found[REREAD:]
+    ]  # fmt: skip
+
+
+def _unlike(
+    passages: Passages, index: PassageIndex, found: list[Found], top: int, share: float
+) -> list[Found]:
+    """Passages that differ: by their vectors, or by the words that they share where there are none."""
+    if len(found) < 2:
+        return found
+    scores = np.array([f.score for f in found])
+    span = scores.max() - scores.min()
+    relevance = (scores - scores.min()) / span if span > 0 else np.ones(len(found))
+    if passages.vectors is not None:
+        some = passages.vectors[[f.row for f in found]]
+        alike = np.clip(some @ some.T, 0, 1)
+    else:
+        sets = [set(terms.hashes([f.text], stem=index.stem)[0].tolist()) for f in found]
+        alike = np.array([[len(a & b) / max(1, len(a | b)) for b in sets] for a in sets])
+    return [found[n] for n in diverse(relevance, alike, top, share)]
 
 
 def found_at(passages: Passages, rows: Sequence[int], scores: Sequence[float]) -> list[Found]:

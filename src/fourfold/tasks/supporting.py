@@ -86,11 +86,24 @@ def _claim(text: str, passages: Sequence[Found], index: PassageIndex) -> Claim:
     if unknown:
         return Claim(bare, numbers, False, f"cites [{unknown[0]}], which there is not")
     said = "\n".join(f"{passages[n - 1].heading}\n{passages[n - 1].text}" for n in numbers)
-    figures = {n.rstrip(".,") for n in _NUMBER.findall(bare)}
-    missing = sorted(figures - {n.rstrip(".,") for n in _NUMBER.findall(said)})
     where = ", ".join(f"[{n}]" for n in numbers)
+    missing = absent(bare, said, index)
+    if missing is None:
+        return Claim(bare, numbers, True)
+    return Claim(bare, numbers, False, f"{missing} does not stand in {where}".strip())
+
+
+def absent(sentence: str, said: str, index: PassageIndex) -> str | None:
+    """What of a sentence does not stand in a text: a number, "" for the sentence as a whole, None if it stands there."""
+    figures = {n.rstrip(".,") for n in _NUMBER.findall(sentence)}
+    missing = sorted(figures - {n.rstrip(".,") for n in _NUMBER.findall(said)})
     if missing:
-        return Claim(bare, numbers, False, f"{missing[0]} does not stand in {where}")
-    if share(index, bare, said) < SUPPORTED:
-        return Claim(bare, numbers, False, f"does not stand in {where}")
-    return Claim(bare, numbers, True)
+        return missing[0]
+    return "" if share(index, sentence, said) < SUPPORTED else None
+
+
+def supported(answer: str, passages: Sequence[Found], index: PassageIndex) -> list[bool]:
+    """Whether each sentence of an answer stands in passages, whichever it cites."""
+    said = "\n".join(f"{p.heading}\n{p.text}" for p in passages)
+    texts = [text for text in map(_bare, _said(answer)) if terms.hashes([text])[0].size]
+    return [absent(text, said, index) is None for text in texts]

@@ -171,7 +171,8 @@ def forget(folder: Path, keep: str) -> None:
     )
     others = [p for p in paths if p != _path(folder, keep)]
     for path in others[STALE - 1 :]:
-        path.with_suffix(".npy").unlink(missing_ok=True)
+        for suffix in (".npy", ".hnsw"):
+            path.with_suffix(suffix).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 
 
