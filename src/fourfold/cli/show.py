@@ -135,6 +135,12 @@ def show_command(tokens: list[str]) -> None:
         "One run in full; `last` names the newest.",
         [
             positional("run", "A run's folder, its name under runs/, or last.", required=False),
+            flag(
+                "scale",
+                ["--scale"],
+                str,
+                "Memory and bytes sent per step, predicted for so many devices of this kind.",
+            ),
             *_flags(),
         ],
         tokens,
@@ -144,6 +150,8 @@ def show_command(tokens: list[str]) -> None:
     from fourfold.core.run import Run
 
     run = Run.open(parsed[0][0] if parsed[0] and parsed[0][0] else "last")
+    if "scale" in parsed[1]:
+        return _show_scale(run, parsed[1]["scale"], bool(parsed[1].get("json")))
     if parsed[1].get("json"):
         print(
             json.dumps(
@@ -160,6 +168,22 @@ def show_command(tokens: list[str]) -> None:
     from fourfold.look.summary import summary_text
 
     print(summary_text(run))
+
+
+def _show_scale(run: Any, given: str, as_json: bool) -> None:
+    """What each of so many devices holds and sends, with the run's batch on each."""
+    from fourfold.optimizers import scale
+
+    if not given.isdigit() or int(given) < 1:
+        raise UserError(f"--scale: expected a number of devices, got {given!r}")
+    table = [scale.HEADER, *scale.rows(scale.of_run(run), int(given))]
+    if as_json:
+        print(json.dumps([dict(zip(scale.HEADER, row, strict=True)) for row in table[1:]]))
+        return
+    widths = [max(len(row[i]) for row in table) for i in range(len(scale.HEADER))]
+    for row in table:
+        print("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip())
+    print("Of one device, with the run's batch on each; docs/scale.md has the formulas.")
 
 
 def doctor_command(tokens: list[str]) -> None:
