@@ -236,6 +236,7 @@ def test_dense_and_hybrid_retrieval(trained: Run, tmp_path: Path) -> None:
     assert len(kb.find("4 7 ?", how="bm25")) == 0
     assert kb.find("4 7 ?", top=1)["source"][0] == "docs/4.txt:1", "auto takes both ways"
     assert kb.find("nine", top=1)["text"][0].split()[0] in ("nine", "six")
+    assert kb.find("4 7 ?", how="rrf", top=1)["source"][0] == "docs/4.txt:1"
     assert "".join(kb.ask("4 7 ?")).startswith("four seven")
     where = kb.find("4 7 ?", how="dense", where=["document=*/5.txt"])
     assert where["source"].to_list() == ["docs/5.txt:1"]

@@ -97,8 +97,10 @@ def agree_on_data(ranks: Ranks, data: Data) -> None:
     Raises:
         UserError: the ranks' data differ.
     """
+    if not ranks.several:
+        return  # what data are may have to be read first, as documents are
     splits: tuple[Split, ...] = ("train", "valid", "test")
-    sizes = {f"examples of {split}": data.size(split) for split in splits} if ranks.several else {}
+    sizes = {f"examples of {split}": data.size(split) for split in splits}
     ranks.agree("the data", {**sizes, "fingerprint": data.fingerprint})
 
 

@@ -21,12 +21,14 @@ from fourfold.tasks.filters import allowed
 from fourfold.tasks.index import Index
 from fourfold.tasks.reranking import diverse, fused, likelihoods, pair_scores
 
-How = Literal["auto", "bm25", "dense", "hybrid"]
+How = Literal["auto", "bm25", "dense", "hybrid", "rrf"]
 IndexKind = Literal["auto", "exact", "hnsw"]
 LARGE = 200_000
 """Passages up to which all products are taken."""
 DEEP = 100
 """Passages of each way that are fused."""
+WORDS = 0.6
+"""Weight of words, where words and vectors are joined."""
 REREAD = 30
 """Passages that are put into a new order by a model that reads them."""
 
@@ -61,7 +63,7 @@ class Ways(NamedTuple):
     """How passages are found, and put into order."""
 
     how: How = "auto"
-    """By words, by vectors, or both; auto takes both where there are vectors."""
+    """By words, by vectors, or both, by shares of the best scores or by places; auto takes both where there are vectors."""
     where: Sequence[str] = ()
     """Conditions; see `filters.allowed`."""
     rerank: str | None = None
@@ -112,16 +114,18 @@ def retrieve(run: Run, question: str, top: int, ways: Ways = USUAL) -> list[Foun
     elif how == "dense":
         rows, scores = _by_vectors(run, passages, asked, more, kept, ways.kind)
     else:
-        orders = [
-            _by_words(index, question, max(DEEP, more), kept)[0],
-            _by_vectors(run, passages, asked, max(DEEP, more), kept, ways.kind)[0],
-        ]
-        both = fused([order.tolist() for order in orders])[:more]
-        rows, scores = np.array([r for r, _ in both], np.int64), np.array([s for _, s in both])
+        deep = max(DEEP, more)
+        words = _by_words(index, question, deep, kept)
+        near = _by_vectors(run, passages, asked, deep, kept, ways.kind)
+        if how == "rrf":
+            both = fused([words[0].tolist(), near[0].tolist()])[:more]
+        else:
+            both = _both(index, passages, question, asked, words[0], near[0])[:more]
+        rows, scores = np.array([r for r, _ in both], np.int64), np.array([v for _, v in both])
     found = found_at(passages, rows.tolist(), scores.tolist())
     if asked is not None and passages.vectors is not None and len(rows):
-        near = passages.vectors[rows] @ asked
-        found = [dataclasses.replace(f, near=float(n)) for f, n in zip(found, near, strict=True)]
+        cosines = passages.vectors[rows] @ asked
+        found = [dataclasses.replace(f, near=float(c)) for f, c in zip(found, cosines, strict=True)]
     if ways.rerank:
         found = _reread(run, question, found, ways.rerank)
     if ways.diverse:
@@ -159,6 +163,33 @@ def _by_vectors(
         shifted[~kept] = 0
     rows = bm25.largest(shifted, top)
     return rows, products[rows]
+
+
+def _both(
+    index: PassageIndex,
+    passages: Passages,
+    question: str,
+    asked: np.ndarray,
+    words: np.ndarray,
+    near: np.ndarray,
+) -> list[tuple[int, float]]:
+    """Passages of either list by `WORDS` of their score and the rest of their cosine, each as a share of the best one's.
+
+    Bruch, Gai and Ingber 2023, arXiv 2210.11934. A list that is sure of its first counts more than one that is not,
+    which places alone do not show.
+    """
+    assert passages.vectors is not None  # noqa: S101
+    rows = np.union1d(words, near)
+    if not len(rows):
+        return []
+    scores = index.score_text(question)[rows]
+    cosines = np.maximum(passages.vectors[rows] @ asked, 0)
+    sums = sum(
+        weight * values / max(float(values.max()), 1e-9)
+        for weight, values in ((WORDS, scores), (1 - WORDS, cosines))
+    )
+    order = np.argsort(-sums, kind="stable")
+    return [(int(rows[n]), float(sums[n])) for n in order.tolist()]
 
 
 def _nearest(run: Run, passages: Passages) -> Index:
