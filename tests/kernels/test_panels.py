@@ -30,7 +30,7 @@ def drawn(rows: int, outputs: int, inputs: int) -> tuple[np.ndarray, np.ndarray]
 def test_floats(rows: int, outputs: int, inputs: int) -> None:
     weight, x = drawn(rows, outputs, inputs)
     out = np.full((rows, padded(outputs)), np.nan, np.float32)
-    multiply_floats(packed(weight), 0, x, out, padded(outputs) // PANEL)
+    multiply_floats(packed(weight), 0, x, out, 0, padded(outputs) // PANEL)
     np.testing.assert_allclose(out[:, :outputs], x @ weight.T, rtol=1e-4, atol=1e-4)
     assert (out[:, outputs:] == 0).all()
 
@@ -58,7 +58,7 @@ def test_bytes(rows: int, outputs: int, inputs: int) -> None:
     quantize(x, read, own, offsets)
     assert (offsets == -128 * read.reshape(rows, blocks, BLOCK).astype(int).sum(-1)).all()
     out = np.full((rows, padded(outputs)), np.nan, np.float32)
-    multiply_bytes(codes, 0, scales, read, own, offsets, out, padded(outputs) // PANEL)
+    multiply_bytes(codes, 0, scales, read, own, offsets, out, 0, padded(outputs) // PANEL)
     expected = restored(x).astype(np.float64) @ restored(weight).astype(np.float64).T
     # a half may be rounded to either side where the compiler multiplies by an inverse
     np.testing.assert_allclose(out[:, :outputs], expected, rtol=1e-3, atol=2e-2)

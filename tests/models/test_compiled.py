@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
+import time
+import warnings
 from typing import Any
 
 import pytest
@@ -9,7 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourfold.models.compiled import BLOCK, CompiledDecoder, unsuited
+from fourfold.kernels import team as kernel_team
+from fourfold.models.compiled import BLOCK, CompiledDecoder, Pace, unsuited
 from fourfold.models.generation import generate
 from fourfold.models.sampling import Sampling
 from fourfold.models.transformer import Transformer
@@ -33,7 +38,9 @@ def test_logits_equal_the_models(data: st.DataObject) -> None:
     size = 2 * data.draw(st.integers(1, 17))
     net = model(
         vocabulary=data.draw(st.integers(2, 150)),
-        width=data.draw(st.integers(1, 70)),
+        width=data.draw(
+            st.integers(4, 70)
+        ),  # a norm of fewer is a number over itself: any error is large
         layers=data.draw(st.integers(1, 3)),
         heads=shared * groups,
         kv_heads=groups,
@@ -109,6 +116,67 @@ def test_int8_is_near() -> None:
         exact = net(tokens)
     error = float((found - exact).std() / exact.std())
     assert 1e-4 < error < 0.1
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_together_say_what_one_says(kind: str, threads: int) -> None:
+    """To the last bit, whether all help, some sleep, or none is there yet."""
+    net = model(width=150, hidden=140, vocabulary=300, heads=3, kv_heads=3, head_dim=10, window=64)
+    alone = CompiledDecoder(net, 3, kind, threads=1)
+    together = CompiledDecoder(net, 3, kind, weights=alone.weights, threads=threads)
+    worked = set()
+    for number in range(50):
+        slots = [number % 3, (number + 1) % 3][: 1 + number % 2]
+        tokens = [[number, 7] if slot else [number] for slot in slots]
+        for decoder in (alone, together):
+            for slot in slots:
+                if decoder.lengths[slot] > 60:
+                    decoder.cut(slot, 3)
+        assert torch.equal(together.read(slots, tokens), alone.read(slots, tokens))
+        worked.add(int(together.work.team[kernel_team.DECIDED]) & 1)
+        together.pace = Pace()  # which would have one thread work by itself, were it sooner
+        if number % 20 == 10:
+            time.sleep(0.05)  # helpers fall asleep
+        if number % 20 == 12:
+            time.sleep(0.005)
+    assert 1 in worked and together.work.team[kernel_team.STEP] >= 40
+    team = together.work.team
+    del together, decoder
+    gc.collect()
+    assert team[kernel_team.STOP] == 1
+
+
+def test_threads_help_where_that_is_sooner() -> None:
+    for alone, together in ((1.0, 0.6), (0.6, 1.0)):
+        pace, chosen = Pace(), []
+        for _ in range(400):
+            chosen.append(pace.together(1))
+            pace.note(1, chosen[-1], together if chosen[-1] else alone)
+        share = sum(chosen[50:]) / 350
+        assert share > 0.95 if together < alone else share < 0.05
+        assert pace.together(4) is True  # other numbers of rows are measured by themselves
+
+
+def test_a_forked_process_has_helpers_of_its_own() -> None:
+    net = model(width=64, vocabulary=100)
+    decoder = CompiledDecoder(net, 1, threads=2)
+    expected = [decoder.read([0], [[n]]) for n in range(8)]
+    decoder.cut(0)
+
+    def child(sent: Any) -> None:
+        sent.send(all(torch.equal(decoder.read([0], [[n]]), e) for n, e in enumerate(expected)))
+
+    forked = multiprocessing.get_context("fork")
+    kept, sent = forked.Pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # that threads do not come along is the point
+        process = forked.Process(target=child, args=(sent,))
+        process.start()
+    assert kept.poll(60) and kept.recv()
+    process.join()
 
 
 def test_more_tokens_than_are_read_at_once() -> None:

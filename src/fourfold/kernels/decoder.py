@@ -27,6 +27,7 @@ from fourfold.kernels.panels import (
     padded,
     quantize,
 )
+from fourfold.kernels.team import follow, lead, meet, part, wake
 
 FAST: dict[str, Any] = {"fastmath": True, **OPTIONS}
 HEADS, OUT, UP, DOWN = range(4)
@@ -88,32 +89,38 @@ def _normal(x, out, eps):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _multiply(weights, at, begin, x, out, outputs):  # type: ignore[no-untyped-def]
-    """out (B, padded) = x (B, M) times the matrix at `at`, and its bias from `begin` on, unless that is below 0."""
-    panels, rows = padded_size(outputs) // PANEL, x.shape[0]
+def _multiply(weights, at, begin, x, out, outputs, me, threads):  # type: ignore[no-untyped-def]
+    """out (B, padded) = x (B, M) times the matrix at `at`, and its bias from `begin` on, unless that is below 0.
+
+    Of the outputs each thread makes its part, which is told.
+    """
+    first, last = part(padded_size(outputs) // PANEL, me, threads)
+    rows = x.shape[0]
     if weights.codes.size:
         blocks = padded_size(x.shape[1]) // BLOCK
         codes = np.empty((rows, blocks * BLOCK), np.int8)
         own, offsets = np.empty((rows, blocks), np.float32), np.empty((rows, blocks), np.int32)
         quantize(x, codes, own, offsets)
-        multiply_bytes(weights.codes, at, weights.scales, codes, own, offsets, out, panels)
+        multiply_bytes(weights.codes, at, weights.scales, codes, own, offsets, out, first, last)
     else:
-        multiply_floats(weights.floats, at, x, out, panels)
+        multiply_floats(weights.floats, at, x, out, first, last)
+    end = min(outputs, last * PANEL)
     if begin >= 0:
         for r in range(rows):
-            for i in range(outputs):
+            for i in range(first * PANEL, end):
                 out[r, i] += weights.bias[begin + i]
+    return first * PANEL, end
 
 
 padded_size = njit(padded, **OPTIONS)
 
 
 @njit(**FAST)
-def _turn(heads, at, weights, sizes, layer):  # type: ignore[no-untyped-def]
-    """Normalize and turn queries and keys, the first H + K heads of each row, (B, (H + 2 K) D), where they lie."""
+def _turn(heads, at, weights, sizes, layer, begin, end):  # type: ignore[no-untyped-def]
+    """Normalize and turn heads begin to end of each row, (B, (H + 2 K) D), queries or keys, where they lie."""
     size, half = sizes.head_dim, sizes.head_dim // 2
     for r in range(len(at)):
-        for h in range(sizes.heads + sizes.kv_heads):
+        for h in range(begin, end):
             x = heads[r, h * size : (h + 1) * size]
             if weights.head_norms.size:
                 total = np.float32(0.0)
@@ -164,11 +171,11 @@ def _mix(found, values, out):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _keep(heads, slots, at, keys, values, sizes):  # type: ignore[no-untyped-def]
-    """Keep each row's key and value at its slot's place, (S, K, P, D)."""
+def _keep(heads, slots, at, keys, values, sizes, first, last):  # type: ignore[no-untyped-def]
+    """Keep each row's key and value at its slot's place, (S, K, P, D): heads first to last of them."""
     size = sizes.head_dim
     for r in range(len(at)):
-        for k in range(sizes.kv_heads):
+        for k in range(first, last):
             begin = (sizes.heads + k) * size
             keys[slots[r], k, at[r]] = heads[r, begin : begin + size]
             begin += sizes.kv_heads * size
@@ -176,13 +183,13 @@ def _keep(heads, slots, at, keys, values, sizes):  # type: ignore[no-untyped-def
 
 
 @njit(**OPTIONS)
-def _attend(heads, slots, at, keys, values, sizes, sliding, mixed):  # type: ignore[no-untyped-def]
-    """What each row's queries draw from its slot's keys and values up to its place, to mixed (B, H D)."""
+def _attend(heads, slots, at, keys, values, sizes, sliding, mixed, begin, end):  # type: ignore[no-untyped-def]
+    """What queries begin to end of each row draw from its slot's keys and values up to its place, to mixed (B, H D)."""
     size, shared = sizes.head_dim, sizes.heads // sizes.kv_heads
     found = np.empty(keys.shape[2] + LANES, np.float32)
     for r in range(len(at)):
         slot, first, count = slots[r], max(0, at[r] + 1 - sliding), at[r] + 1
-        for h in range(sizes.heads):
+        for h in range(begin, end):
             k, query = h // shared, heads[r, h * size : (h + 1) * size]
             largest = _scores(query, keys[slot, k, first:count], found, np.float32(sizes.factor))
             _exponents(found, count - first, largest)
@@ -205,55 +212,157 @@ def _gate(up, hidden, out):  # type: ignore[no-untyped-def]
             out[r, i] = row[i] * up[r, hidden + i]
 
 
+class Work(NamedTuple):
+    """What the threads of a step share; R rows at most.
+
+    Attributes:
+        team: see `kernels.team.numbers`.
+        counts: (2,) int64: B and N.
+        tokens: (R,) int64.
+        slots: (R,) int64, below S.
+        at: (R,) int64, the place of each, below P.
+        wanted: (R,) int64, N rows whose logits are.
+        x: (R, W) float32, as all that follow.
+        heads: (R, (H + 2 K) D padded).
+        mixed: (R, H D).
+        up: (R, 2 F padded).
+        change: (R, W padded).
+        logits: (R, V padded), what follows each row that is wanted.
+    """
+
+    team: np.ndarray
+    counts: np.ndarray
+    tokens: np.ndarray
+    slots: np.ndarray
+    at: np.ndarray
+    wanted: np.ndarray
+    x: np.ndarray
+    heads: np.ndarray
+    mixed: np.ndarray
+    up: np.ndarray
+    change: np.ndarray
+    logits: np.ndarray
+
+
 @njit(**OPTIONS)
-def step(tokens, slots, at, wanted, weights, sizes, keys, values, logits):  # type: ignore[no-untyped-def]
+def _add(x, change, first, last):  # type: ignore[no-untyped-def]
+    """Columns of change, to x."""
+    for r in range(x.shape[0]):
+        for i in range(first, last):
+            x[r, i] += change[r, i]
+
+
+@njit(**OPTIONS)
+def _step(work, weights, sizes, keys, values, me, threads):  # type: ignore[no-untyped-def]
+    """One thread's part of a step. Norms, gates and bytes of inputs each makes for itself: that is sooner than to meet."""
+    rows, wanted, width = work.counts[0], work.counts[1], weights.embedding.shape[1]
+    inner, hidden = sizes.heads * sizes.head_dim, sizes.hidden
+    joined = inner + 2 * sizes.kv_heads * sizes.head_dim
+    slots, at, x, team = work.slots[:rows], work.at[:rows], work.x[:rows], work.team
+    heads, mixed, up, change = (
+        work.heads[:rows],
+        work.mixed[:rows],
+        work.up[:rows],
+        work.change[:rows],
+    )
+    normal, gated = np.empty((rows, width), np.float32), np.empty((rows, hidden), np.float32)
+    shared = sizes.heads // sizes.kv_heads
+    first, last = part(sizes.kv_heads, me, threads)
+    begin, end = part(width, me, threads)
+    for r in range(rows):
+        x[r, begin:end] = weights.embedding[work.tokens[r], begin:end]
+    # numbers, not constants: a constant would have the product compiled for each of its values
+    places, bias_at, layers = weights.at, weights.bias_at, keys.shape[0]
+    for layer in range(layers):
+        meet(team, threads)
+        _normal(x, normal, sizes.eps)
+        _multiply(
+            weights, places[layer, HEADS], bias_at[layer, HEADS], normal, heads, joined, me, threads
+        )
+        meet(team, threads)
+        _turn(heads, at, weights, sizes, layer, first * shared, last * shared)
+        _turn(heads, at, weights, sizes, layer, sizes.heads + first, sizes.heads + last)
+        _keep(heads, slots, at, keys[layer], values[layer], sizes, first, last)
+        _attend(
+            heads,
+            slots,
+            at,
+            keys[layer],
+            values[layer],
+            sizes,
+            weights.sliding[layer],
+            mixed,
+            first * shared,
+            last * shared,
+        )
+        meet(team, threads)
+        begin, end = _multiply(
+            weights, places[layer, OUT], bias_at[layer, OUT], mixed, change, width, me, threads
+        )
+        _add(x, change, begin, end)
+        meet(team, threads)
+        _normal(x, normal, sizes.eps)
+        _multiply(
+            weights, places[layer, UP], bias_at[layer, UP], normal, up, 2 * hidden, me, threads
+        )
+        meet(team, threads)
+        _gate(up, hidden, gated)
+        begin, end = _multiply(
+            weights, places[layer, DOWN], bias_at[layer, DOWN], gated, change, width, me, threads
+        )
+        _add(x, change, begin, end)
+    meet(team, threads)
+    if wanted > 0:
+        chosen = np.empty((wanted, width), np.float32)
+        for n in range(wanted):
+            chosen[n] = x[work.wanted[n]]
+        _normal(chosen, chosen, sizes.eps)
+        _multiply(
+            weights,
+            places[layers, HEADS],
+            bias_at[layers, HEADS],
+            chosen,
+            work.logits[:wanted],
+            sizes.vocabulary,
+            me,
+            threads,
+        )
+    meet(team, threads)
+
+
+@njit(**OPTIONS)
+def step(work, weights, sizes, keys, values, threads):  # type: ignore[no-untyped-def]
     """Read tokens, each into its slot; those of one slot in order of their places.
 
     Args:
-        tokens: (B,) int64.
-        slots: (B,) int64, below S.
-        at: (B,) int64, the place of each, below P.
-        wanted: (N,) int64, rows whose logits are.
+        work: `Work`, with counts, tokens, slots, at and wanted; takes the logits.
         weights: `Weights`.
         sizes: `Sizes`.
         keys: (L, S, K, P, D) float32, of what precedes; takes the tokens'.
         values: as keys.
-        logits: (N, V padded to whole panels) float32, what follows each that is wanted.
+        threads: of the team; those that sleep do not help.
+
+    Returns:
+        Threads that worked on it.
     """
-    rows, width = len(tokens), weights.embedding.shape[1]
-    inner, hidden = sizes.heads * sizes.head_dim, sizes.hidden
-    joined = inner + 2 * sizes.kv_heads * sizes.head_dim
-    x, normal = np.empty((rows, width), np.float32), np.empty((rows, width), np.float32)
-    heads = np.empty((rows, padded_size(joined)), np.float32)
-    mixed, gated = np.empty((rows, inner), np.float32), np.empty((rows, hidden), np.float32)
-    up = np.empty((rows, padded_size(2 * hidden)), np.float32)
-    change = np.empty((rows, padded_size(width)), np.float32)
-    for r in range(rows):
-        x[r] = weights.embedding[tokens[r]]
-    # numbers, not constants: a constant would have the product compiled for each of its values
-    places, bias_at, layers = weights.at, weights.bias_at, keys.shape[0]
-    for layer in range(layers):
-        _normal(x, normal, sizes.eps)
-        _multiply(weights, places[layer, HEADS], bias_at[layer, HEADS], normal, heads, joined)
-        _turn(heads, at, weights, sizes, layer)
-        _keep(heads, slots, at, keys[layer], values[layer], sizes)
-        _attend(heads, slots, at, keys[layer], values[layer], sizes, weights.sliding[layer], mixed)
-        _multiply(weights, places[layer, OUT], bias_at[layer, OUT], mixed, change, width)
-        x += change[:, :width]
-        _normal(x, normal, sizes.eps)
-        _multiply(weights, places[layer, UP], bias_at[layer, UP], normal, up, 2 * hidden)
-        _gate(up, hidden, gated)
-        _multiply(weights, places[layer, DOWN], bias_at[layer, DOWN], gated, change, width)
-        x += change[:, :width]
-    if len(wanted) == 0:
-        return
-    last = np.empty((len(wanted), width), np.float32)
-    for n in range(len(wanted)):
-        last[n] = x[wanted[n]]
-    _normal(last, last, sizes.eps)
-    _multiply(
-        weights, places[layers, HEADS], bias_at[layers, HEADS], last, logits, sizes.vocabulary
-    )
+    working = lead(work.team, threads)
+    _step(work, weights, sizes, keys, values, 0, working)
+    return working
+
+
+@njit(**OPTIONS)
+def help_(work, weights, sizes, keys, values, me, threads):  # type: ignore[no-untyped-def]
+    """Work on steps, until none comes for a while."""
+    seen = wake(work.team, me)
+    while True:
+        found = follow(work.team, me, seen)
+        if found == -1:
+            return
+        if found >= 0:
+            _step(work, weights, sizes, keys, values, me, threads)
+            seen = found
+        else:
+            seen = -2 - found
 
 
 def compiled_before() -> bool:

@@ -228,12 +228,12 @@ OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "boundscheck": False}
 
 
 @njit(**OPTIONS)
-def multiply_floats(weights, at, x, out, panels):  # type: ignore[no-untyped-def]
-    """out[:, : 64 P] = x (R, M) times the panels that begin at `at` of packed weights; out (R, >= 64 P) float32."""
+def multiply_floats(weights, at, x, out, first, last):  # type: ignore[no-untyped-def]
+    """out (R, >= 64 P) float32 = x (R, M) times the matrix that begins at `at` of packed weights, of panels first to last."""
     rows, inputs = x.shape
     stride = out.shape[1]
     w, into, target = pointer(weights), pointer(x), pointer(out)
-    for panel in range(panels):
+    for panel in range(first, last):
         begin, r = at + panel * inputs * PANEL, 0
         while r + 4 <= rows:
             _float4(w, begin, into, r * inputs, inputs, target, r * stride + panel * PANEL, stride)
@@ -246,13 +246,13 @@ def multiply_floats(weights, at, x, out, panels):  # type: ignore[no-untyped-def
 
 
 @njit(**OPTIONS)
-def multiply_bytes(weights, at, scales, codes, own, offsets, out, panels):  # type: ignore[no-untyped-def]
+def multiply_bytes(weights, at, scales, codes, own, offsets, out, first, last):  # type: ignore[no-untyped-def]
     """As `multiply_floats`, of bytes; codes (R, M) int8, own and offsets (R, G) are `quantize`'s."""
     rows, inputs = codes.shape
     stride = out.shape[1]
     w, s, into, target = pointer(weights), pointer(scales), pointer(codes), pointer(out)
     o, f = pointer(own), pointer(offsets)
-    for panel in range(panels):
+    for panel in range(first, last):
         begin, r = at + panel * inputs * PANEL, 0
         while r + 4 <= rows:
             _byte4(
