@@ -137,9 +137,17 @@ def measure_one(name: str, runs: Path, part: str, device: str, passes: int | Non
         "evaluation, processor seconds": round(time.process_time() - began, 1),
     }
     label = name if passes is None else f"{name}, {passes} pass{'es' * (passes > 1)}"
-    where = "" if name.startswith("numbers") else f", Multi30k en-de, {part}"
+    where = "" if name.startswith("numbers") else f", {_budget(run)}, Multi30k en-de, {part}"
     keep("translate", {f"{label}{where}": values})
     print(label, json.dumps(values, indent=2))
+
+
+def _budget(run: Run) -> str:
+    """What a run was given to learn, as 12 epochs."""
+    optimizer: Any = run.system.optimizer
+    if optimizer.epochs is not None:
+        return f"{optimizer.epochs:g} epochs"
+    return f"{optimizer.minutes:g} minutes"
 
 
 def draw() -> None:
