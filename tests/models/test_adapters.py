@@ -18,8 +18,8 @@ from fourfold.models.adapter_folder import Settings, StoredAdapter, compact, sav
 from fourfold.models.adapters import adapt, adaptable, adapters, give, merged
 from fourfold.models.families import save_model
 from fourfold.models.family_weights import llama_name
-from fourfold.models.generation import Decoder
 from fourfold.models.nf4 import NF4Linear, with_nf4
+from fourfold.models.torch_decoder import TorchDecoder
 from fourfold.models.transformer import Transformer
 
 with warnings.catch_warnings():
@@ -165,12 +165,15 @@ def test_generation_uses_the_adapters(quantized: bool) -> None:
     adapt(model, rank=3, alpha=5.0)
     for lora in adapters(model).values():
         nn.init.normal_(lora.b, 0.0, 0.3)
-    decoder = Decoder(model, 2, torch.float32)
+    decoder = TorchDecoder(model, 2, torch.float32)
     torch.testing.assert_close(
-        decoder.read(TOKENS[:, :5].tolist()), model(TOKENS[:, :5])[:, -1], atol=1e-4, rtol=1e-4
+        decoder.read([0, 1], TOKENS[:, :5].tolist()),
+        model(TOKENS[:, :5])[:, -1],
+        atol=1e-4,
+        rtol=1e-4,
     )
     for at in (5, 6):
-        found = decoder.step(TOKENS[:, at].tolist())
+        found = decoder.read([0, 1], TOKENS[:, at : at + 1].tolist())
         torch.testing.assert_close(found, model(TOKENS[:, : at + 1])[:, -1], atol=1e-4, rtol=1e-4)
 
 

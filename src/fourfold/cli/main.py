@@ -57,16 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         current().leave()
         code = 128 + stopped.signum
-    except Exception as error:
-        if current().failed(error):
-            raise
-        code = 1
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
         # the reader of a pipe is gone (`| head`); nothing may be flushed to it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except Exception as error:
+        if current().failed(error):
+            raise
+        code = 1
     if code or arguments is None:
         sys.exit(code)
 

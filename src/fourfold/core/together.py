@@ -246,11 +246,14 @@ class Together(Ranks):
             if other := self._other():
                 return other
             for rank, (was, seen) in enumerate(zip(first, self._seen(), strict=True)):
-                if seen is not None and seen == was and spent > 4 * BEAT:  # clocks may differ
-                    return (
-                        f"rank {rank} ({seen['host']}) is gone: it was last heard of after step {seen['step']}, "
-                        f"{seen['doing']}; rank {self.rank} waited for it in {what}"
-                    )
+                if rank == self.rank or seen != was or spent <= 4 * BEAT:  # clocks may differ
+                    continue
+                if seen is None:
+                    return f"rank {rank} is gone: it was never heard of; rank {self.rank} waited for it in {what}"
+                return (
+                    f"rank {rank} ({seen['host']}) is gone: it was last heard of after step {seen['step']}, "
+                    f"{seen['doing']}; rank {self.rank} waited for it in {what}"
+                )
             time.sleep(BEAT / 2)
         return f"rank {self.rank} lost the others in {what}"
 
