@@ -129,7 +129,13 @@ class Table(Decoder):
 
 
 @pytest.mark.parametrize(
-    "sampling", [Sampling(1.0), Sampling(0.7, top_k=2), Sampling(1.2, min_p=0.1)]
+    "sampling",
+    [
+        Sampling(1.0),
+        Sampling(0.7, top_k=2),
+        Sampling(1.2, min_p=0.1),
+        Sampling(1.0, logit_bias={1: 2.0, 2: -3.0}),
+    ],
 )
 def test_a_drafts_texts_have_the_models_distribution(sampling: Sampling) -> None:
     """Chi-square at one in ten thousand over all texts of three tokens, their probabilities enumerated."""
@@ -139,7 +145,10 @@ def test_a_drafts_texts_have_the_models_distribution(sampling: Sampling) -> None
 
     noise = torch.Generator().manual_seed(0)
     target, other = (torch.randn(3, 3, generator=noise) for _ in range(2))
-    shares = sampling.probabilities(target).double()
+    bias = torch.zeros(3)
+    for token, value in (sampling.logit_bias or {}).items():
+        bias[token] = value
+    shares = sampling.probabilities(target + bias).double()
     shares /= shares.sum(-1, keepdim=True)
     rows, count = 100, 40
     counts: Counter[tuple[int, ...]] = Counter()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -79,7 +80,9 @@ class Draft:
         sampling: Sampling,
         generators: Sequence[torch.Generator | None] | None = None,
     ) -> None:
-        self.decoder, self.sampling = decoder, sampling
+        # what is told as q must be what guesses are drawn from: neither has the bias, which the model's p has
+        self.sampling = replace(sampling, logit_bias=None, repetition_penalty=1.0)
+        self.decoder = decoder
         self.generators = generators or [None] * decoder.slots
         # what each slot holds: where in its text that begins, its tokens, and how many of them are no guesses
         self._begin, self._sure = [0] * decoder.slots, [0] * decoder.slots
