@@ -18,11 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from annotated_types import Ge, Lt
-from pydantic import PositiveFloat, PositiveInt
 
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Data
@@ -30,11 +28,11 @@ from fourfold.core.run import Run
 from fourfold.core.system import system
 from fourfold.data.masking import SHORTEST, MaskedData, MaskedText
 from fourfold.data.masking_hf import read_vocabulary, save_tokenizer
-from fourfold.models.attention import dividing
 from fourfold.models.bert import Bert as Encoder
 from fourfold.models.bert_folder import is_bert, load_bert, save_bert
 from fourfold.objectives.masked import MaskedTokens
 from fourfold.optimizers.gradient import Gradient
+from fourfold.tasks.encoder_shape import EncoderShape
 from fourfold.tasks.masked_language import MaskedLanguage, masked_data, parts
 
 TOLERANCE = 1e-4  # largest difference of logits between a model and its export
@@ -43,7 +41,7 @@ SHAPING = ("layers", "width", "heads", "hidden", "types", "activation", "eps")
 
 
 @system("bert", reads="text")
-class Bert(MaskedLanguage):
+class Bert(EncoderShape, MaskedLanguage):
     """Learn a language from what stands on both sides of hidden tokens: a Transformer encoder."""
 
     sizes: ClassVar[dict[str, dict[str, Any]]] = {
@@ -56,26 +54,6 @@ class Bert(MaskedLanguage):
     imports: ClassVar[str] = "Hugging Face BERT folders (BertForMaskedLM, BertForPreTraining)"
 
     data: MaskedText = MaskedText(unit="bpe", window=128, batch=16)
-    layers: PositiveInt = 4
-    """Blocks of attention and feed-forward."""
-    width: PositiveInt = 256
-    """Features of a position."""
-    heads: PositiveInt | None = None
-    """Attention heads, a divisor of the width; None takes heads of 64 features, or of 32 below width 256."""
-    hidden: PositiveInt | None = None
-    """Features inside the feed-forward; None takes 4 widths."""
-    positions: PositiveInt | None = None
-    """Positions that the model can tell apart, at least the window; None takes the window."""
-    entries: PositiveInt | None = None
-    """Rows of the embedding, at least the tokens there are; None takes as many."""
-    types: PositiveInt = 2
-    """Kinds of token, as the first and the second text of a pair in models that are tuned further."""
-    activation: Literal["gelu", "gelu_new", "gelu_pytorch_tanh"] = "gelu"
-    """Inside the feed-forward and the head: exact, or by tanh as some folders have it."""
-    eps: PositiveFloat = 1e-12
-    """Added to the variance in the norms."""
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Share of features left out while training, of the embedding and of what each sublayer adds."""
     objective: MaskedTokens = MaskedTokens()
     optimizer: Gradient = Gradient(
         algorithm="muon",
@@ -105,31 +83,7 @@ class Bert(MaskedLanguage):
             UserError: width and heads do not divide, or there are more tokens or positions than the model has.
         """
         found = masked_data(data)
-        heads = dividing(self.width, self._heads())
-        positions, entries = self.positions or found.window, self.entries or found.entries
-        if found.window > positions:
-            raise UserError(
-                f"window {found.window}: the model tells {positions} positions apart; --data.window {positions} or less"
-            )
-        if found.entries > entries:
-            raise UserError(
-                f"entries {entries}: the vocabulary has {found.entries} tokens, [MASK] and its like among them"
-            )
-        return Encoder(
-            entries,
-            self.width,
-            self.layers,
-            heads,
-            self.hidden,
-            window=positions,
-            types=self.types,
-            activation=self.activation,
-            dropout=self.dropout,
-            eps=self.eps,
-        )
-
-    def _heads(self) -> int:
-        return self.heads or max(1, self.width // (64 if self.width >= 256 else 32))
+        return self.body_of_size(found.window, self.positions or found.window, found.entries)
 
     def accepts(self, other: Run) -> None:
         """Refuse what is no BERT, and options under which its weights would not fit or mean something else."""
@@ -138,15 +92,7 @@ class Bert(MaskedLanguage):
             raise UserError(
                 f"--from {other.folder}: is a run of {other.system.name}, whose weights are no {self.name}'s"
             )
-        for name in SHAPING:
-            before, now = (getattr(s, name) for s in (other.system, self))
-            if name == "heads":
-                before, now = other.system._heads(), self._heads()
-            if before != now:
-                raise UserError(
-                    f"--{name} {now}: the weights of {other.folder} were made with {name} {before}; "
-                    "--from goes on with that"
-                )
+        self.same_shape(other, SHAPING)
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:

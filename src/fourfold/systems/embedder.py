@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from fourfold.core.errors import UserError
 from fourfold.core.parts import Data
 from fourfold.core.run import Run
 from fourfold.core.system import system
@@ -30,6 +29,7 @@ from fourfold.models.bert_folder import is_sentence_folder, load_body, sentence_
 from fourfold.models.sentence_encoder import SentenceEncoder
 from fourfold.objectives.ranking import InBatch
 from fourfold.optimizers.gradient import Gradient
+from fourfold.tasks.embedding_texts import to_embed, vector_table
 from fourfold.tasks.encoding import encoder_of
 from fourfold.tasks.on_bert import OnBert, pairs_data
 
@@ -69,13 +69,7 @@ class Embedder(OnBert):
             texts: one or several; what is longer than the model reads is cut, which is said.
             lines: whether each line is a text of its own; empty ones are none.
         """
-        import polars as pl
-
-        given = [texts] if isinstance(texts, str) else list(texts)
-        if lines:
-            given = [line for text in given for line in text.splitlines() if line.strip()]
-        if not given or not all(text.strip() for text in given):
-            raise UserError("texts: nothing to embed, a text is empty")
+        given = to_embed(texts, lines)
         data = pairs_data(run.data)
         room = data.options.window - 2
         if cut := sum(len(data.vocabulary.encode(text)) > room for text in given):
@@ -83,7 +77,7 @@ class Embedder(OnBert):
                 f"{cut} of {len(given)} texts were cut to the {room} tokens that the model reads"
             )
         vectors = encoder_of(run)(given)
-        return pl.DataFrame({"text": given, **{str(i + 1): c for i, c in enumerate(vectors.T)}})
+        return vector_table(given, vectors)
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:

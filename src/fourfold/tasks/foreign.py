@@ -23,6 +23,7 @@ from fourfold.core.run import Run
 from fourfold.core.system import System
 from fourfold.core.types import Document, Score, Source
 from fourfold.tasks.answering import context, heard
+from fourfold.tasks.embedding_texts import to_embed, vector_table
 from fourfold.tasks.foreign_servers import Asked, Foreign, Ollama, OpenAI
 from fourfold.tasks.language import Probability, language_score, vocabulary_of
 
@@ -198,19 +199,12 @@ class ForeignModel(System):
             normalize: to length 1, so that products are cosines.
             lines: whether each line is a text of its own; empty ones are none.
         """
-        import polars as pl
-
-        given = [texts] if isinstance(texts, str) else list(texts)
-        if lines:
-            given = [line for text in given for line in text.splitlines() if line.strip()]
-        if not given or not all(text.strip() for text in given):
-            raise UserError("texts: nothing to embed, a text is empty")
+        given = to_embed(texts, lines)
         vectors: np.ndarray = np.array(self.model.vectors(given), np.float32)
         if normalize:
             lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors = vectors / np.where(lengths > 0, lengths, 1)
-        columns = {str(i + 1): column for i, column in enumerate(vectors.T)}
-        return pl.DataFrame({"text": given, **columns})
+        return vector_table(given, vectors)
 
     def evaluate(self, run: Run, source: Source = None) -> Score:
         """Not told by other sides: `score` measures a text, where they say how likely it is."""

@@ -20,6 +20,7 @@ from fourfold.data.masking import MaskedData
 from fourfold.look.language import zipf
 from fourfold.look.masked import by_frequency, restored
 from fourfold.models.bert import Bert
+from fourfold.tasks.embedding_texts import to_embed, vector_table
 from fourfold.tasks.filling import (
     Pooling,
     blanks,
@@ -93,14 +94,8 @@ class MaskedLanguage(Tokenized):
             lines: whether each line is a text of its own; empty ones are none.
             cut: read only the beginning of a text that is longer than the model sees, instead of refusing it.
         """
-        import polars as pl
-
         data, model = parts(run)
-        given = [texts] if isinstance(texts, str) else list(texts)
-        if lines:
-            given = [line for text in given for line in text.splitlines() if line.strip()]
-        if not given or not all(text.strip() for text in given):
-            raise UserError("texts: nothing to embed, a text is empty")
+        given = to_embed(texts, lines)
         rows, shortened = [], 0
         for text in given:
             inner = data.vocabulary.encode(text).tolist()
@@ -114,8 +109,7 @@ class MaskedLanguage(Tokenized):
             )
         _say_unknown(run, data, [token for row in rows for token in row])
         vectors = text_vectors(model, rows, data.specials.pad, pooling=pooling, normalize=normalize)
-        columns = {str(i + 1): column for i, column in enumerate(vectors.T)}
-        return pl.DataFrame({"text": given, **columns})
+        return vector_table(given, vectors)
 
     def evaluate(
         self, run: Run, source: Source = None, *, pseudo: PositiveInt | None = None

@@ -2,47 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from annotated_types import Ge, Lt
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveInt
 from torch import nn
 
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Data
 from fourfold.core.run import Run
-from fourfold.core.system import System
 from fourfold.data.question_pairs import QuestionPairsData, reading
 from fourfold.models.bert import Bert
 from fourfold.models.sentence_encoder import HEAD
+from fourfold.tasks.encoder_shape import EncoderShape
 
 SHAPE = ("layers", "width", "heads", "hidden", "positions", "entries", "types", "activation", "eps")
 """Fields that weights were made with."""
 
 
-class OnBert(System):
+class OnBert(EncoderShape):
     """A Transformer encoder that sees both sides, begun from nothing or from a run of `bert` or `embedder`."""
 
-    layers: PositiveInt = 4
-    """Blocks of attention and feed-forward."""
-    width: PositiveInt = 256
-    """Features of a position."""
-    heads: PositiveInt | None = None
-    """Attention heads, a divisor of the width; None takes heads of 64 features, or of 32 below width 256."""
-    hidden: PositiveInt | None = None
-    """Features inside the feed-forward; None takes 4 widths."""
     positions: PositiveInt | None = None
     """Positions that the model can tell apart; None takes two windows."""
-    entries: PositiveInt | None = None
-    """Rows of the embedding, at least the tokens there are; None takes as many."""
-    types: PositiveInt = 2
-    """Kinds of token, as the first and the second text of a pair."""
-    activation: Literal["gelu", "gelu_new", "gelu_pytorch_tanh"] = "gelu"
-    """Inside the feed-forward."""
-    eps: PositiveFloat = 1e-12
-    """Added to the variance in the norms."""
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Share of features left out while training."""
 
     def suited(self, run: Run) -> OnBert:
         """What was left to the data, written down."""
@@ -60,23 +41,8 @@ class OnBert(System):
             UserError: width and heads do not divide, or there are more tokens or positions than the model has.
         """
         found = pairs_data(data)
-        positions, entries = (
-            self.positions or 2 * found.options.window,
-            self.entries or found.entries,
-        )
-        heads = self.heads or max(1, self.width // (64 if self.width >= 256 else 32))
-        if self.width % heads:
-            raise UserError(f"--heads {heads}: expected a divisor of the width, {self.width}")
-        if found.options.window > positions:
-            raise UserError(
-                f"--data.window {found.options.window}: the model tells {positions} positions apart; take that or less"
-            )
-        if found.entries > entries:
-            raise UserError(f"entries {entries}: the vocabulary has {found.entries} tokens")
-        return Bert(
-            entries, self.width, self.layers, heads, self.hidden, window=positions, types=self.types,
-            activation=self.activation, dropout=self.dropout, eps=self.eps,
-        )  # fmt: skip
+        window = found.options.window
+        return self.body_of_size(window, self.positions or 2 * window, found.entries)
 
     @classmethod
     def inherits(cls, other: Run) -> dict[str, Any]:
@@ -92,12 +58,7 @@ class OnBert(System):
             raise UserError(
                 f"--from {other.folder}: is a run of {other.system.name}; expected one of bert, embedder or reranker"
             )
-        for name in SHAPE:
-            before, now = getattr(other.system, name), getattr(self, name)
-            if before != now:
-                raise UserError(
-                    f"--{name} {now}: the weights of {other.folder} were made with {name} {before}"
-                )
+        self.same_shape(other, SHAPE)
 
     def take_over(self, model: nn.Module, other: Run) -> None:
         """The other run's body, and what is on top where that is the same."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fourfold.data.documents.document import Block, Document, Lines, trimmed
+from fourfold.data.documents.document import Block, Document, Lines, between
 from fourfold.kernels.scripts import UNSPACED
 
 _RANGES = "".join(f"{chr(a)}-{chr(b)}" for a, b in UNSPACED)
@@ -59,17 +59,15 @@ def weight(text: str) -> int:
 def sentences(text: str, begin: int = 0, end: int | None = None) -> Iterator[tuple[int, int]]:
     """Where the sentences of a stretch begin and end, without the space around them."""
     stop = len(text) if end is None else end
+    return between(text, _sentence_ends(text, begin, stop), begin, stop)
+
+
+def _sentence_ends(text: str, begin: int, stop: int) -> Iterator[tuple[int, int]]:
     at = begin
     for mark in _END.finditer(text, begin, stop):
-        if not _ends(text, at, mark):
-            continue
-        first, last = trimmed(text, at, mark.end())
-        if first < last:
-            yield first, last
-        at = mark.end()
-    first, last = trimmed(text, at, stop)
-    if first < last:
-        yield first, last
+        if _ends(text, at, mark):
+            at = mark.end()
+            yield at, at
 
 
 def _ends(text: str, begin: int, mark: re.Match[str]) -> bool:

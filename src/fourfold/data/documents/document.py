@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import bisect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 Kind = Literal["text", "heading", "code", "row"]
@@ -65,21 +66,25 @@ def trimmed(text: str, begin: int, end: int) -> tuple[int, int]:
     return begin, end
 
 
+def between(
+    text: str, gaps: Iterable[tuple[int, int]], begin: int, end: int
+) -> Iterator[tuple[int, int]]:
+    """What lies between gaps, in order, without the white space around it; what is blank is left out."""
+    at = begin
+    for ends, goes_on in chain(gaps, [(end, end)]):
+        first, last = trimmed(text, at, ends)
+        if first < last:
+            yield first, last
+        at = goes_on
+
+
 _BLANK = re.compile(r"\n[^\S\n]*(?:\n[^\S\n]*)+")
 
 
 def paragraphs(text: str, begin: int = 0, end: int | None = None) -> Iterator[tuple[int, int]]:
     """Stretches between empty lines, none of them blank."""
     stop = len(text) if end is None else end
-    at = begin
-    for gap in _BLANK.finditer(text, begin, stop):
-        first, last = trimmed(text, at, gap.start())
-        if first < last:
-            yield first, last
-        at = gap.end()
-    first, last = trimmed(text, at, stop)
-    if first < last:
-        yield first, last
+    return between(text, (gap.span() for gap in _BLANK.finditer(text, begin, stop)), begin, stop)
 
 
 class Builder:
