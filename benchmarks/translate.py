@@ -49,6 +49,7 @@ TAUGHT: dict[str, Any] = {
     "data.vocabulary": 6000,
     "decoder_layers": 2,
     "warmup": 20,
+    "dropout": 0.2,
     "minutes": 60,
     "from_": "transformer",
 }

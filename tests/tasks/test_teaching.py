@@ -12,12 +12,13 @@ import pytest
 
 from fourfold import api
 from fourfold.core.errors import UserError
+from fourfold.core.parts import Split
 from fourfold.core.run import Run
 from fourfold.data.pairs import pair_data
 from fourfold.systems.nat import AllWordsAtOnce
 from fourfold.systems.transformer import TransformerTranslator
 from fourfold.tasks import teaching
-from fourfold.tasks.teaching import FILE, Distilled
+from fourfold.tasks.teaching import FILES, Distilled
 
 NUMBERS = [str(7919 * n % 100_000) for n in range(200)]
 PAIRS = {"source": NUMBERS, "target": [number[::-1] for number in NUMBERS]}
@@ -38,9 +39,9 @@ def student(teacher: Path, out: Any, **options: Any) -> Run:
     return api.fit(configured, PAIRS, out=out)
 
 
-def targets(run: Run) -> list[str]:
+def targets(run: Run, split: Split = "train") -> list[str]:
     data = pair_data(run.examples())
-    held = data._split("train")
+    held = data._split(split)
     begins = held.begins[1]
     rows = [held.tokens[1][a:b] for a, b in zip(begins, begins[1:], strict=False)]
     assert all(int(row[-1]) == data.end for row in rows)
@@ -62,20 +63,27 @@ def test_the_teachers_translations_are_the_targets(teacher: Path, tmp_path: Path
     assert targets(run) == expected
     endless = sum(len(text) > most for text, most in zip(said, limits, strict=True))
     assert sum(f"{endless} of them are more than 2 times" in n for n in run.notes) == (endless > 0)
-    lines = (tmp_path / "run" / FILE).read_text(encoding="utf-8").splitlines()
+    lines = (tmp_path / "run" / FILES["train"]).read_text(encoding="utf-8").splitlines()
     assert len(lines) == 1 + data.size("train")
     assert json.loads(lines[0])["teacher"] == str(teacher)
     assert any("Learned from the translations of" in note for note in run.notes)
-    # what is held out is still measured on the right answers
+    # the validation loss, which chooses the weights, is that of the teacher's translations ...
     sources, references = data.texts("valid")
+    said = [text.rstrip("\n") for text in api.open(teacher).translate(sources, beam=1)]
+    assert said != references
+    assert targets(run, "valid") == said
+    lines = (tmp_path / "run" / FILES["valid"]).read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["text"] for line in lines[1:]] == said
+    # ... and BLEU that of the right answers
     assert references == [source[::-1] for source in sources]
+    assert targets(run, "test") == [text[::-1] for text in data.texts("test")[0]]
 
 
 def test_translations_are_made_once_and_gone_on_with(teacher: Path, tmp_path: Path) -> None:
     gone = tmp_path / "teacher"
     shutil.copytree(teacher, gone)
     run = student(gone, tmp_path / "run")
-    path = tmp_path / "run" / FILE
+    path = tmp_path / "run" / FILES["train"]
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * 2 // 3])  # killed in the middle of a line
     resumed = api.resume(tmp_path / "run", source=PAIRS)

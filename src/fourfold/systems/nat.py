@@ -68,7 +68,8 @@ class AllWordsAtOnce(AttentionTranslator):
     """Translate without waiting for the last word: a Transformer whose decoder says all target tokens at once."""
 
     teacher: str | None = None
-    """A run whose translations of the training sources are learned in place of the targets; its vocabulary is taken over."""
+    """A run whose translations of the sources are learned in place of the targets, and choose the weights that are kept;
+    its vocabulary is taken over."""
     teacher_beam: PositiveInt = 1
     """Hypotheses that the teacher keeps at each step."""
     length: Length = "ctc"
@@ -127,7 +128,7 @@ class AllWordsAtOnce(AttentionTranslator):
         return self.model_copy(update={"data": options})
 
     def _distilled(self, run: Run) -> None:
-        """Before learning: the teacher's translations become the targets."""
+        """Before learning: the teacher's translations become the targets (see `tasks.teaching`)."""
         data = run._data
         if self.teacher is None or not isinstance(data, PairData) or isinstance(data, Distilled):
             return

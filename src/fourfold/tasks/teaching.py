@@ -1,7 +1,10 @@
-"""Sequence-level distillation: a teacher's translations as training targets. Kim & Rush 2016.
+"""Sequence-level distillation: a teacher's translations as targets. Kim & Rush 2016.
 
-The teacher translates the training sources once; its translations are kept in the student's run, as they come, so that
-a fit that was stopped goes on with them. Teacher and student have one vocabulary: the student takes over the teacher's.
+The teacher translates the sources once; its translations are kept in the student's run, as they come, so that a fit
+that was stopped goes on with them. Teacher and student have one vocabulary: the student takes over the teacher's.
+
+The validation targets are the teacher's too, as they choose the weights that are kept: what the references' loss prefers
+is a student that has learned less of the teacher (17.3 BLEU was kept of a fit that ended at 23.4).
 """
 
 from __future__ import annotations
@@ -14,13 +17,15 @@ from typing import Any
 import numpy as np
 
 from fourfold.core.errors import UserError
+from fourfold.core.parts import Split
 from fourfold.core.run import Run
 from fourfold.data.pairs import Encoded, PairData, Pairs, pair_data
 from fourfold.tasks.translation import Translator
 from fourfold.tasks.translation_decoding import Decoding
 
-FILE = "teacher.jsonl"
-"""In the student's folder: what was asked of whom, then a translation a line, in the order of the training pairs."""
+FILES: dict[Split, str] = {"train": "teacher.jsonl", "valid": "teacher-valid.jsonl"}
+"""In the student's folder, by split: what was asked of whom, then a translation a line, in the order of the pairs."""
+NAMES: dict[Split, str] = {"train": "training", "valid": "validation"}
 AT_ONCE = 512
 """Sources that are translated between two writes."""
 LONG = 2.0
@@ -32,7 +37,7 @@ PREPARED = ("unit", "source_unit", "target_unit", "shared", "vocabulary", "min_c
 
 
 class Distilled(PairData):
-    """Pairs whose training targets are a teacher's."""
+    """Pairs whose training and validation targets are a teacher's."""
 
 
 def opened(teacher: str) -> Run:
@@ -83,7 +88,7 @@ def _digests(data: PairData) -> tuple[str, str]:
 
 
 def distilled(run: Run, teacher: str, beam: int) -> Distilled:
-    """The run's pairs with the teacher's translations of the training sources as targets.
+    """The run's pairs with the teacher's translations of the training and validation sources as targets.
 
     A pair of which the teacher says nothing keeps its own target: silence is no translation to learn. So does one of which
     it says far more than usual: a teacher that searches greedily may say the same words again and again.
@@ -98,71 +103,92 @@ def distilled(run: Run, teacher: str, beam: int) -> Distilled:
             are of another one.
     """
     data = pair_data(run.data)
-    held = data._split("train")
-    sources = [
-        held.tokens[0][begin:end].tolist()
-        for begin, end in zip(held.begins[0], held.begins[0][1:], strict=False)
-    ]
-    path = run.folder / FILE if run.folder is not None else None
-    head = {"teacher": str(teacher), "beam": beam, "pairs": len(sources), "data": data.fingerprint}
-    said = _kept(path, head)
-    if len(said) < len(sources):
-        done = len(said)
-        for some in _translated(
-            run, data, teacher, beam, sources[done:], path, head if not done else None
-        ):
-            said += some
-            if run.console is not None and (len(said) * 10 // len(sources)) > (
-                done * 10 // len(sources)
-            ):
-                run.console.say(f"{len(said):,} of {len(sources):,} training sources translated")
-            done = len(said)
-    empty = sum(not row for row in said)
-    if empty == len(said):
-        raise UserError(
-            f"--teacher {teacher}: its translations of all {len(said):,} training sources are empty; fit it longer, or leave "
-            "--teacher out"
-        )
-    most = [LONG * data.usual_ratio * len(source) + SPARE for source in sources]
-    endless = sum(len(row) > limit for row, limit in zip(said, most, strict=True))
-    said = [row if len(row) <= limit else [] for row, limit in zip(said, most, strict=True)]
-    run.note(
-        f"Learned from the translations of {len(said):,} training sources by {teacher} (beam {beam})"
-        + (f"; {empty:,} of them are empty: their own targets are learned" if empty else "")
-        + (
-            f"; {endless:,} of them are more than {LONG:g} times as long as usual: their own targets are learned"
-            if endless
-            else ""
-        )
-        + "."
-    )
-    own = zip(held.begins[1], held.begins[1][1:], strict=False)
-    rows = [
-        [*row, data.end] if row else held.tokens[1][begin:end].tolist()
-        for row, (begin, end) in zip(said, own, strict=True)
-    ]
-    tokens = np.concatenate([np.asarray(row, held.tokens[1].dtype) for row in rows])
-    begins = np.cumsum([0, *map(len, rows)])
-    texts = (
-        held.texts[0],
-        [data.target_vocabulary.decode([t for t in row if t != data.end]) for row in rows],
-    )
-    encoded = Encoded((held.tokens[0], tokens), (held.begins[0], begins), texts, held.unknown)
-    assert data._splits is not None  # noqa: S101  # its training split was just read
+    assert data._splits is not None  # noqa: S101  # the caller has seen that they are open
+    splits = dict(data._splits)
+    for split in FILES:
+        if data.size(split):
+            splits[split] = _retold(run, data, split, teacher, beam)
     found = Distilled(
         data.options,
         (data.source_vocabulary, data.target_vocabulary),
         data.seed,
         data.fingerprint,
         data._about,
-        {**data._splits, "train": encoded},
+        splits,
     )
     found.load_state_dict(data.state_dict())
     return found
 
 
+def _retold(run: Run, data: PairData, split: Split, teacher: str, beam: int) -> Encoded:
+    """A split with the teacher's translations in place of its targets."""
+    held = data._split(split)
+    said = _said(run, data, split, teacher, beam)
+    lengths = held.lengths[0]
+    usual = [
+        len(row) <= LONG * data.usual_ratio * n + SPARE
+        for row, n in zip(said, lengths, strict=True)
+    ]
+    if split == "train":
+        _tell(run, said, usual, teacher, beam)
+    own = zip(held.begins[1], held.begins[1][1:], strict=False)
+    rows = [
+        [*row, data.end] if row and fits else held.tokens[1][begin:end].tolist()
+        for row, fits, (begin, end) in zip(said, usual, own, strict=True)
+    ]
+    tokens = np.concatenate([np.asarray(row, held.tokens[1].dtype) for row in rows])
+    begins = np.cumsum([0, *map(len, rows)])
+    texts = held.texts  # of the validation split, the references: BLEU is measured on them
+    if split == "train":
+        told = [data.target_vocabulary.decode([t for t in row if t != data.end]) for row in rows]
+        texts = held.texts[0], told
+    return Encoded((held.tokens[0], tokens), (held.begins[0], begins), texts, held.unknown)
+
+
+def _said(run: Run, data: PairData, split: Split, teacher: str, beam: int) -> list[list[int]]:
+    """What the teacher says of a split's sources: what is kept in the run's folder, and the rest."""
+    held, name = data._split(split), NAMES[split]
+    sources = [
+        held.tokens[0][begin:end].tolist()
+        for begin, end in zip(held.begins[0], held.begins[0][1:], strict=False)
+    ]
+    path = run.folder / FILES[split] if run.folder is not None else None
+    head = {"teacher": str(teacher), "beam": beam, "pairs": len(sources), "data": data.fingerprint}
+    said = _kept(path, head)
+    if len(said) < len(sources):
+        run.console.say(f"{teacher} translates {len(sources):,} {name} sources, once")
+        done = len(said)
+        rest = sources[done:]
+        for some in _translated(data, teacher, beam, rest, path, head if not done else None):
+            said += some
+            if len(said) * 10 // len(sources) > done * 10 // len(sources):
+                run.console.say(f"{len(said):,} of {len(sources):,} {name} sources translated")
+            done = len(said)
+    if not any(said):
+        raise UserError(
+            f"--teacher {teacher}: its translations of all {len(said):,} {name} sources are empty; fit it longer, or leave "
+            "--teacher out"
+        )
+    return said
+
+
+def _tell(run: Run, said: list[list[int]], usual: list[bool], teacher: str, beam: int) -> None:
+    """Note what is learned from, and of how many pairs the own targets are."""
+    empty, endless = sum(not row for row in said), usual.count(False)
+    own = ": their own targets are learned"
+    run.note(
+        f"Learned from the translations of {len(said):,} training sources by {teacher} (beam {beam})"
+        + (f"; {empty:,} of them are empty{own}" if empty else "")
+        + (
+            f"; {endless:,} of them are more than {LONG:g} times as long as usual{own}"
+            if endless
+            else ""
+        )
+        + "; the validation loss, which chooses the weights, is that of its translations too."
+    )
+
+
 def _translated(
-    run: Run,
     data: PairData,
     teacher: str,
     beam: int,
@@ -174,7 +200,6 @@ def _translated(
     other = opened(teacher)
     if _digests(pair_data(other.data)) != _digests(data):
         raise UserError(f"--teacher {teacher}: has another vocabulary than this run")
-    run.console.say(f"{teacher} translates {len(sources):,} training sources, once")
     if path is not None and head is not None:
         path.write_text(json.dumps(head) + "\n", encoding="utf-8")
     system: Any = other.system
