@@ -35,6 +35,7 @@ from fourfold.data.pairs import PairData, pair_data
 from fourfold.models.decoding import Search, by_length, greedy
 from fourfold.models.encoder_decoder import EncoderDecoder
 from fourfold.models.incremental import Incremental
+from fourfold.optimizers.precision import Precision
 from fourfold.optimizers.search import Search as Training
 from fourfold.tasks.translation_decoding import PLACES, Decoding, decoded
 
@@ -230,7 +231,7 @@ def marian_greedy(batch: int, bf16: bool) -> float:
 
 
 def beside_teacher(teacher: str, student: str, rounds: int, count: int) -> dict[str, Any]:
-    """Sentences a second from tokens to tokens, 1 and 32 at a time, greedy search in both formats against one pass."""
+    """Sentences a second from tokens to tokens, 1 and 32 at a time, greedy search against one pass, both in both formats."""
     with gzip.open(data_file("multi30k-en-de/val.en.gz"), "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")[:count]
     runs = {name: api.open(name) for name in (teacher, student)}
@@ -238,11 +239,11 @@ def beside_teacher(teacher: str, student: str, rounds: int, count: int) -> dict[
     model = runs[teacher].model
     assert isinstance(model, EncoderDecoder)
     data = pair_data(runs[teacher].data)
-    formats = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    formats: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     steppers = {name: Incremental(model, dtype) for name, dtype in formats.items()}
     system: Any = runs[student].system
 
-    def searched(name: str, batch: int) -> float:
+    def searched(name: Precision, batch: int) -> float:
         began = clock()
         for start in range(0, len(rows), batch):
             decoded(
@@ -254,22 +255,25 @@ def beside_teacher(teacher: str, student: str, rounds: int, count: int) -> dict[
             )
         return len(rows) / (clock() - began)
 
-    def filled(batch: int) -> float:
-        began = clock()
+    def filled(name: Precision, batch: int) -> float:
+        began, how = clock(), Decoding(beam=1, precision=name)
         for start in range(0, len(rows), batch):
-            system._decode(runs[student], rows[start : start + batch], Decoding(beam=1))
+            system._decode(runs[student], rows[start : start + batch], how)
         return len(rows) / (clock() - began)
 
     found = {}
     for batch in (1, 32):
         contenders = {f"teacher, {name}": partial(searched, name, batch) for name in formats}
-        values = alternate({**contenders, "nat": partial(filled, batch)}, rounds + 1)
+        students = {f"nat, {name}": partial(filled, name, batch) for name in formats}
+        values = alternate({**contenders, **students}, rounds + 1)
         values = {name: rates[1:] for name, rates in values.items()}  # what is arranged once
         middle = medians(values)
-        fastest = max(contenders, key=lambda name: middle[name])
+        fastest, nat = (max(some, key=lambda name: middle[name]) for some in (contenders, students))
+        same = ratio(values, "nat, float32", "teacher, float32")
         found[f"{batch} at a time"] = {
             **{name: round(rate, 1) for name, rate in middle.items()},
-            "times the fastest": round(ratio(values, "nat", fastest), 2),
+            "times, both in float32": round(same, 2),
+            f"{nat}: times the fastest, {fastest}": round(ratio(values, nat, fastest), 2),
         }
     return found
 

@@ -165,6 +165,7 @@ def test_resume_refuses_what_would_change_it(
         (["fit", "talkre"], "talkre: no such system; did you mean talker?"),
         (["fit", "--steps", "3"], "fit: the system comes first"),
         (["fit", "talker", "--stesp", "3"], "--stesp. Did you mean --steps?"),
+        (["fit", "nat", "--passes", "4"], "--passes: goes with fourfold translate RUN or fourfold evaluate RUN, not with fit"),
         (["fit", "talker", "--optimizer.stesp", "3"], "--optimizer.stesp. Did you mean --optimizer.steps?"),
         (["fit", "talker", "--steps"], "--steps"),
         (["fit", "talker", "--steps", "many"], "--optimizer.steps: expected a valid integer"),

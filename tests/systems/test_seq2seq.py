@@ -11,6 +11,7 @@ from fourfold import api
 from fourfold.core.errors import UserError
 from fourfold.data.pairs import pair_data
 from fourfold.optimizers.search import Search
+from fourfold.systems.seq2seq import Sequences
 
 
 def _turned(count: int = 1000) -> dict[str, list[str]]:
@@ -97,3 +98,11 @@ def test_resuming_goes_on_with_the_same_files_only(tmp_path: Any) -> None:
     (tmp_path / "t.de").write_text("a\nb\nc\nd\ne\nf\nh")
     with pytest.raises(UserError, match="has changed"):
         api.resume(tmp_path / "run", steps=3)
+
+
+def test_a_format_that_it_does_not_compute_in_is_refused() -> None:
+    toy, source = Sequences.toy()
+    run = api.fit(toy, source, out=False, **{"optimizer.steps": 2})
+    assert list(run.translate("1", precision="auto", beam=1)) == list(run.translate("1", beam=1))
+    with pytest.raises(UserError, match="--precision bfloat16: seq2seq translates in float32"):
+        list(run.translate("1", precision="bfloat16"))

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fourfold import api
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.data.pairs import pair_data
 from fourfold.models.encoder_decoder import EncoderDecoder
+from fourfold.models.products import Product
 from fourfold.systems.transformer import TransformerTranslator
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRST"
@@ -84,6 +86,28 @@ def test_sizes_that_do_not_fit_are_said() -> None:
         api.fit(toy, source, out=False, heads=3)
     with pytest.raises(UserError, match="even number"):
         api.fit(toy, source, out=False, width=15, heads=3)
+
+
+def test_products_are_in_the_format_that_is_asked_for() -> None:
+    toy, source = TransformerTranslator.toy()
+    run = api.fit(toy, source, out=False, **{"optimizer.steps": 2})
+    made: list[Any] = []
+
+    class Watched(TransformerTranslator):
+        def stepper(self, run: Run, precision: Any = "float32") -> Any:
+            made.append(super().stepper(run, precision))
+            return made[-1]
+
+    watched = Watched(**dict(run.system))
+    for options, dtype in (
+        ({}, torch.float32),  # batch mates may change what bfloat16 says
+        ({"precision": "bfloat16"}, torch.bfloat16),
+    ):
+        list(watched.translate(run, "123", **options))  # type: ignore[arg-type]
+        watched.evaluate(run, **options)
+        formats = {m.dtype for m in made[-1].model.modules() if isinstance(m, Product)}
+        assert formats == {m.dtype for m in made[-2].model.modules() if isinstance(m, Product)}
+        assert formats == {dtype}
 
 
 def test_batch_mates_never_change_a_translation() -> None:

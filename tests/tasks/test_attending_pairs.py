@@ -32,7 +32,8 @@ def test_who_asks_and_who_is_asked(run: Run) -> None:
     end = run.data.target_vocabulary.token(run.data.target_vocabulary.end)  # type: ignore[attr-defined]
     assert source.queries == source.keys == [*"1234", end] and source.own
     assert target.queries == target.keys == ["<begin>", *"987654"] and target.own
-    assert (cross.queries, cross.keys, cross.own) == (target.keys, source.keys, False)
+    # a row is what is said there, not what is read
+    assert (cross.queries, cross.keys, cross.own) == ([*"987654", end], source.keys, False)
     assert [list(one.calls) for one in (source, target, cross)] == [
         [f"{side}.{layer}.{kind}" for layer in range(2)]
         for side, kind in (("encoder", "attention"), ("decoder", "attention"), ("decoder", "cross"))
@@ -72,7 +73,7 @@ def test_a_sentence_is_explained_beside_its_translation(run: Run) -> None:
         "Attention of the target to itself",
         "Attention of the target to the source",
     ]
-    crossing = run.explain("4321", word="<begin>", module="decoder.1.cross", head=1)
+    crossing = run.explain("4321", word=said[0], module="decoder.1.cross", head=1)
     assert "decoder.1.cross, head 1" in crossing.sentences[0]
     assert len(crossing.tables[0].rows) == 5
     with pytest.raises(UserError, match="did you mean decoder.1.cross"):

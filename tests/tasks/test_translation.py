@@ -157,8 +157,22 @@ def test_a_paragraph_longer_than_what_was_learned_is_translated_by_sentences() -
     spell = pair_data(fitted.data).source_vocabulary.decode
     list(watched.translate(fitted, "12. 34 56. 789.\n1 2 3 4 5 6\n1. 2.", beam=1))
     sources = sorted(spell(row[:-1]) for row in asked)
-    assert sources == ["1 2 3 4 5 6", "1. 2.", "12.", "34 56.", "789."]
-    assert any("sentence by sentence: 1" in sentence for sentence in heard.said)
+    # all that was learned from are single sentences: short ones side by side are taken apart too
+    assert sources == ["1 2 3 4 5 6", "1.", "12.", "2.", "34 56.", "789."]
+    assert any("sentence by sentence: 2" in sentence for sentence in heard.said)
+
+
+def test_short_sentences_stay_together_where_that_was_learned() -> None:
+    numbers = [f"{7919 * n % 10_000:04d}" for n in range(200)]
+    toy, _ = Sequences.toy()
+    for every, apart in ((3, 0), (1000, 1)):  # source of these has two sentences
+        texts = [f"{n[:2]}{'. ' * (k % every == 0)}{n[2:]}." for k, n in enumerate(numbers)]
+        run = api.fit(
+            toy, {"source": texts, "target": numbers}, out=False, **{"optimizer.steps": 2}
+        )
+        heard = run.console = Heard()
+        list(run.translate("1. 2.", beam=1))
+        assert sum("sentence by sentence" in sentence for sentence in heard.said) == apart
 
 
 def test_long_lines_are_split_cut_or_refused(run: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import statistics
 import sys
 from collections.abc import Sequence
@@ -121,7 +122,10 @@ def fit_command(tokens: list[str]) -> None:
         )
     cls = load_system(name)
     text = f"{(cls.__doc__ or '').strip()}\n\n{(sys.modules[cls.__module__].__doc__ or '').strip()}"
-    parsed = parse(f"fourfold fit {name}", text, fit_parameters(cls), rest, loose=True)
+    try:
+        parsed = parse(f"fourfold fit {name}", text, fit_parameters(cls), rest, loose=True)
+    except UserError as error:
+        raise _of_a_verb(cls, error) or error from None
     if parsed is None:
         return None
     sources, values = parsed
@@ -131,6 +135,21 @@ def fit_command(tokens: list[str]) -> None:
             common[number] = whole(number, common[number])
     _run_fit(name, list(sources), given, overrides, common)
     return None
+
+
+def _of_a_verb(cls: Any, error: UserError) -> UserError | None:
+    """What to say of a flag that is no option of fitting but one of a verb of the run."""
+    from fourfold.core.system import verbs
+
+    unknown = re.match(r"Unknown option: --([\w-]+)", str(error))
+    if unknown is None:
+        return None
+    name = unknown[1].replace("-", "_")
+    having = [verb for verb, m in verbs(cls).items() if name in inspect.signature(m).parameters]
+    if not having:
+        return None
+    said = " or ".join(f"fourfold {verb} RUN" for verb in sorted(having, key="evaluate".__eq__))
+    return UserError(f"--{unknown[1]}: goes with {said}, not with fit")
 
 
 def of_options(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -113,6 +113,12 @@ class PairData(Indexed):
         """Tokens that nearly all training sources have at most (99 in 100), the end token among them."""
         return int(self._about.get("common") or self.options.longest)
 
+    @property
+    def single_sentences(self) -> bool:
+        """Whether hardly any training source (less than one in a hundred) has more than one sentence."""
+        several = self._about.get("several")
+        return several is not None and several < 0.01
+
     def encode_sources(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[str]]]:
         """Texts as a model reads them, each with the end token; and what each one's unknown tokens stand for."""
         vocabulary = self.source_vocabulary

@@ -23,7 +23,7 @@ from fourfold.data.pair_encoding import (
     foreign_notes,
     unknown_notes,
 )
-from fourfold.data.pair_lengths import counted
+from fourfold.data.pair_lengths import counted, sentences
 from fourfold.data.pair_sources import Sides, read_pairs
 from fourfold.data.subwords import Subwords
 from fourfold.data.text import Unit, learn_vocabulary
@@ -201,6 +201,7 @@ def _about(
         "tokens": tokens,
         "ratio": train.ratio or (before["ratio"] if before else None),
         "common": _common(train) or (before.get("common") if before else None),
+        "several": _several(train) if pairs["train"] else before.get("several") if before else None,
         "density": [train.density(0), train.density(1)]
         if pairs["train"]
         else before["density"]
@@ -214,6 +215,12 @@ def _common(train: Encoded) -> int | None:
     """Tokens that all but one in a hundred of the sources have at most; None where there are none."""
     lengths = train.lengths[0]
     return int(np.percentile(lengths, 99)) if len(lengths) else None
+
+
+def _several(train: Encoded) -> float:
+    """Share of the sources that have more than one sentence."""
+    texts = train.texts[0]
+    return sum(len(sentences(text.strip())) > 1 for text in texts) / max(1, len(texts))
 
 
 def _check_languages(sides: Sides, known: Sequence[str] | None) -> None:

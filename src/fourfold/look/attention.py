@@ -29,6 +29,7 @@ def attention_maps(
     tokens: Sequence[str],
     title: str = "Attention",
     queries: Sequence[str] | None = None,
+    sides: tuple[str, str] | None = None,
 ) -> Picture:
     """All maps as one picture: a row for each layer, a column for each head.
 
@@ -37,6 +38,7 @@ def attention_maps(
         tokens: a name for each of the K positions, the queries being the last Q of them.
         title: of the picture.
         queries: a name for each of the Q positions, where they are those of another sequence.
+        sides: what the rows and what the columns are.
 
     Raises:
         ValueError: no layer, or other than K or Q names.
@@ -54,6 +56,8 @@ def attention_maps(
     shown = min(len(tokens), LONGEST)
     asking = None if queries is None else [visible(token) for token in queries[:LONGEST]]
     fig = _draw(weights, layers, heads, [visible(token) for token in tokens[:shown]], asking)
+    rows, columns = sides or ("looks", "is looked at")
+    fig.axes[0].set(ylabel=rows, xlabel=columns)
     caption = (
         "Rows look at columns: how much of each token a position takes, 0 dark to 1 bright; a row sums to 1. "
         f"{_left_out(weights, layers, heads, tokens, shown)}"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -34,6 +34,7 @@ from fourfold.models.non_autoregressive import REACH, Input, Length, NonAutoregr
 from fourfold.models.products import with_products
 from fourfold.objectives.non_autoregressive import AllAtOnce
 from fourfold.optimizers.gradient import Gradient
+from fourfold.optimizers.precision import Precision, chosen
 from fourfold.tasks.attention_translation import AttentionTranslator
 from fourfold.tasks.multimodality import (
     Setting,
@@ -171,6 +172,7 @@ class AllWordsAtOnce(AttentionTranslator):
         passes: Passes = 1,
         candidates: PositiveInt = 1,
         long: Long | None = None,
+        precision: Precision = "float32",
     ) -> Iterator[str]:
         """Translate texts line by line, all words of a line at once.
 
@@ -181,14 +183,23 @@ class AllWordsAtOnce(AttentionTranslator):
                 length is predicted or overlong.
             candidates: predicted lengths that are tried at once; the surest translation is kept.
             long: lines beyond the model's limit: split them, cut them, or refuse them (error); none as while fitting.
+            precision: of matrix products. In float32 no answer depends on what is translated beside it; bfloat16 is faster
+                on processors and GPUs that have it, and turns some answers where two are about as likely; auto takes
+                the faster one.
         """
         size, scale = _length(length)
-        how = self._how(run, passes, candidates, size, scale)
+        how = replace(self._how(run, passes, candidates, size, scale), precision=precision)
         texts = [text] if isinstance(text, str) else list(text)
         yield from as_texts(text, Lines(self, run, how, long).translated(texts))
 
     def evaluate(  # type: ignore[override]
-        self, run: Run, source: Source = None, *, passes: Passes = 1, candidates: PositiveInt = 1
+        self,
+        run: Run,
+        source: Source = None,
+        *,
+        passes: Passes = 1,
+        candidates: PositiveInt = 1,
+        precision: Precision = "float32",
     ) -> Score:
         """Measure the run on its own test split or on other pairs: BLEU and chrF by sacreBLEU, and the loss.
 
@@ -196,8 +207,10 @@ class AllWordsAtOnce(AttentionTranslator):
             source: as for fit, as test.en test.de; none takes the run's own held-out pairs.
             passes: as for translate.
             candidates: as for translate.
+            precision: as for translate.
         """
-        return self._evaluated(run, source, self._how(run, passes, candidates, None, 1.0))
+        how = replace(self._how(run, passes, candidates, None, 1.0), precision=precision)
+        return self._evaluated(run, source, how)
 
     def _how(
         self, run: Run, passes: int, candidates: int, size: int | None, scale: float
@@ -220,7 +233,8 @@ class AllWordsAtOnce(AttentionTranslator):
     def _decode(self, run: Run, sources: list[list[int]], how: Decoding) -> list[list[Output]]:
         """See `Translator._decode`."""
         filling = how if isinstance(how, Filling) else Filling(beam=1)
-        model, data = with_products(_model(run)), pair_data(run.data)
+        data = pair_data(run.data)
+        model = with_products(_model(run), chosen(how.precision, _model(run), run.device))
         found: list[list[Output]] = [[] for _ in sources]
         unknown = data.target_vocabulary.unknown
         never = () if unknown is None else (unknown,)

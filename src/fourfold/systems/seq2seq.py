@@ -18,6 +18,7 @@ import torch
 from annotated_types import Ge, Lt
 from pydantic import PositiveInt
 
+from fourfold.core.errors import UserError
 from fourfold.core.evaluation import to_device
 from fourfold.core.parts import Batch, Data, Split
 from fourfold.core.run import Run
@@ -30,6 +31,7 @@ from fourfold.models.recurrent import Cell
 from fourfold.models.seq2seq import Attending, Seq2Seq, stepper_of
 from fourfold.objectives.sequence import TargetToken
 from fourfold.optimizers.gradient import Gradient
+from fourfold.optimizers.precision import Precision
 from fourfold.tasks.translation import Translator
 
 EXAMPLES = 50
@@ -100,8 +102,12 @@ class Sequences(Translator):
             dropout=self.dropout,
         )
 
-    def stepper(self, run: Run) -> Stepper:
+    def stepper(self, run: Run, precision: Precision = "float32") -> Stepper:
         """See `Translator.stepper`."""
+        if precision == "bfloat16":
+            raise UserError(
+                "--precision bfloat16: seq2seq translates in float32; expected float32 or auto"
+            )
         model = run.model
         if not isinstance(model, Seq2Seq):
             raise TypeError(f"seq2seq expects Seq2Seq, got {type(model).__name__}")
@@ -137,7 +143,15 @@ class Sequences(Translator):
         ]
         title = "Where each word of the target looked"
         maps = looked[:, :LONGEST, :LONGEST].float().cpu().numpy()
-        return [attention_maps({self.attention: maps}, read[:LONGEST], title, said[:LONGEST])]
+        return [
+            attention_maps(
+                {self.attention: maps},
+                read[:LONGEST],
+                title,
+                said[:LONGEST],
+                ("what is said", "the source"),
+            )
+        ]
 
     @classmethod
     def toy(cls) -> tuple[Any, Any]:

@@ -26,6 +26,7 @@ from fourfold.models.encoder_decoder import EncoderDecoder
 from fourfold.models.incremental import Attending, Incremental
 from fourfold.objectives.sequence import TargetToken
 from fourfold.optimizers.gradient import Gradient
+from fourfold.optimizers.precision import Precision, chosen
 from fourfold.tasks.attention_translation import AttentionTranslator
 from fourfold.tasks.translation_decoding import Decoding, decoded
 
@@ -56,17 +57,21 @@ class TransformerTranslator(AttentionTranslator):
         """
         return self._made(EncoderDecoder, pair_data(data), window=self.data.longest + 1)
 
-    def stepper(self, run: Run) -> Incremental:
+    def stepper(self, run: Run, precision: Precision = "float32") -> Incremental:
         """See `Translator.stepper`."""
+        model = _model(run)
+        dtype = chosen(precision, model, run.device)
         # where words may be unknown, the source's are copied from where the model looks
         unknown = pair_data(run.data).target_vocabulary.unknown
-        return Incremental(_model(run)) if unknown is None else Attending(_model(run))
+        return (Incremental if unknown is None else Attending)(model, dtype)
 
     def _decode(self, run: Run, sources: list[list[int]], how: Decoding) -> list[list[Output]]:
         """See `Translator._decode`."""
         if not how.coverage:
             return super()._decode(run, sources, how)
-        return decoded(Attending(_model(run)), pair_data(run.data), sources, how, run.device)
+        model = _model(run)
+        stepper = Attending(model, chosen(how.precision, model, run.device))
+        return decoded(stepper, pair_data(run.data), sources, how, run.device)
 
     @classmethod
     def toy(cls) -> tuple[TransformerTranslator, Any]:

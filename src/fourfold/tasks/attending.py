@@ -35,7 +35,8 @@ class Seen(NamedTuple):
     calls: dict[str, Looked]
     """By the module that made them."""
     queries: list[str]
-    """Names of the positions that ask, without padding."""
+    """Names of the positions that ask, without padding. A target's positions that look at the source are called by the
+    token that is said there, not by the one before it, which is read."""
     keys: list[str]
     """Of those that are asked; the same list where a sequence looks at itself."""
 
@@ -74,17 +75,28 @@ def attended(run: Run, batch: Batch, seed: int) -> list[Seen]:
     for name, call in zip(names, looked, strict=True):
         found.setdefault(sides(name), {}).setdefault(name, call)
     shown: dict[str, list[str]] = {}
-    for (asking, asked), of in found.items():
-        call = next(iter(of.values()))
-        for side, count in ((asking, call.q.shape[2]), (asked, call.k.shape[2])):
+    for asking, asked in found:
+        for side in (asking, asked):
             if side not in shown:
-                shown[side] = _side(run, batch, side, count, said)
+                shown[side] = _side(run, batch, side, said)
     titles = {
         ("source", "source"): "Attention of the source to itself",
         ("target", "target"): "Attention of the target to itself",
         ("target", "source"): "Attention of the target to the source",
     }
-    return [Seen(titles[side], of, shown[side[0]], shown[side[1]]) for side, of in found.items()]
+    across = "target", "source"
+    if across in found and not hasattr(run.model, "room"):
+        vocabulary, row = pair_data(run.data).target_vocabulary, batch["targets"][0]
+        shown["said"] = [vocabulary.shown(t).strip() for t in row[row >= 0].tolist()]
+    return [
+        Seen(
+            titles[side],
+            of,
+            shown.get("said" if side == across else side[0], shown[side[0]]),
+            shown[side[1]],
+        )
+        for side, of in found.items()
+    ]
 
 
 def attention_of(seen: Seen) -> dict[str, np.ndarray]:
@@ -109,7 +121,8 @@ def attention_pictures(seen: Sequence[Seen]) -> tuple[list[Table], list[Picture]
             table = attention_table(weights)
             tables.append(table if len(seen) == 1 else replace(table, title=one.title))
         queries = None if one.own else one.queries[:TOKENS]
-        pictures.append(attention_maps(weights, keys, one.title, queries))
+        sides = None if one.own else ("what is said", "the source")
+        pictures.append(attention_maps(weights, keys, one.title, queries, sides))
     return tables, pictures
 
 
@@ -245,7 +258,7 @@ def _tokens(run: Run, batch: Batch, count: int) -> list[str]:
     return [name(int(t)) for t in tokens[0]][:used]
 
 
-def _side(run: Run, batch: Batch, side: str, count: int, said: Sequence[Tensor]) -> list[str]:
+def _side(run: Run, batch: Batch, side: str, said: Sequence[Tensor]) -> list[str]:
     """Names of the first pair's source or target positions, without padding.
 
     A model that reads no target has slots: they are called by what it says in each, · where that is nothing.

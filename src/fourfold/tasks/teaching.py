@@ -72,8 +72,9 @@ def taken_over(run: Run, options: Pairs, default: Pairs, teacher: str) -> tuple[
     for name in PREPARED:
         asked = getattr(options, name)
         if asked != getattr(default, name) and asked != before[name]:
+            there = "what suited its pairs" if before[name] is None else repr(before[name])
             raise UserError(
-                f"--teacher {teacher}: has another vocabulary: data.{name} is {before[name]!r} there and {asked!r} here; "
+                f"--teacher {teacher}: has another vocabulary: data.{name} is {there} there and {asked!r} here; "
                 f"leave --data.{name} out and the teacher's vocabulary is taken over"
             )
     same = options.model_copy(update={name: before[name] for name in PREPARED})

@@ -23,6 +23,7 @@ from fourfold.data.pairs import pair_data
 from fourfold.look.translation import quality_by_length
 from fourfold.models.decoding import Output, Stepper
 from fourfold.models.sampling import Sampling
+from fourfold.optimizers.precision import Precision
 from fourfold.tasks.language import Probability
 from fourfold.tasks.looking import Looking
 from fourfold.tasks.translation_decoding import Decoding, decoded
@@ -41,8 +42,8 @@ EXAMPLES = 8
 class Translator(Looking):
     """A system whose runs make one sequence of another."""
 
-    def stepper(self, run: Run) -> Stepper:
-        """The trained model as something that decodes."""
+    def stepper(self, run: Run, precision: Precision = "float32") -> Stepper:
+        """The trained model as something that decodes, its products in this format."""
         raise NotImplementedError
 
     @batchable("text", when=lambda _, given: given.get("nbest", 1) == 1)
@@ -60,6 +61,7 @@ class Translator(Looking):
         top_p: Probability | None = None,
         risk: PositiveInt | None = None,
         long: Long | None = None,
+        precision: Precision = "float32",
         seed: int | None = None,
     ) -> Iterator[str] | pl.DataFrame:
         """Translate texts line by line, by beam search unless said otherwise. What is not in the vocabulary is copied.
@@ -75,6 +77,9 @@ class Translator(Looking):
             top_p: draw from the most likely tokens that together have this probability.
             risk: draw so many outputs and take the one that is closest to all of them (minimum Bayes risk, by chrF).
             long: lines beyond the model's limit: split them, cut them, or refuse them (error); none as while fitting.
+            precision: of matrix products. In float32 no answer depends on what is translated beside it; bfloat16 is faster
+                on processors and GPUs that have it, and turns some answers where two are about as likely; auto takes
+                the faster one.
             seed: the same seed gives the same draws; none gives others each time.
         """
         drawn = sample or risk is not None
@@ -100,6 +105,7 @@ class Translator(Looking):
             sampling=Sampling(temperature, None, top_p) if drawn else None,
             risk=risk or 0,
             seed=torch.seed() % 2**31 if seed is None else seed,
+            precision=precision,
         )
         texts = [text] if isinstance(text, str) else list(text)
         found = Lines(self, run, how, long).translated(texts)
@@ -112,6 +118,7 @@ class Translator(Looking):
         *,
         beam: PositiveInt = 5,
         length_penalty: NonNegativeFloat = 1.0,
+        precision: Precision = "float32",
     ) -> Score:
         """Measure the run on its own test split or on other pairs: BLEU and chrF by sacreBLEU, and the loss.
 
@@ -121,8 +128,10 @@ class Translator(Looking):
             source: as for fit, as test.en test.de; none takes the run's own held-out pairs.
             beam: hypotheses kept at each step.
             length_penalty: as for translate.
+            precision: as for translate.
         """
-        return self._evaluated(run, source, Decoding(beam=beam, length_penalty=length_penalty))
+        how = Decoding(beam=beam, length_penalty=length_penalty, precision=precision)
+        return self._evaluated(run, source, how)
 
     def _evaluated(self, run: Run, source: Source, how: Decoding) -> Score:
         found, split, sentence = held_out(run, source)
@@ -178,7 +187,9 @@ class Translator(Looking):
 
     def _decode(self, run: Run, sources: list[list[int]], how: Decoding) -> list[list[Output]]:
         """Outputs of sources (tokens, the end token among them), the best first, in the order of the sources."""
-        return decoded(self.stepper(run), pair_data(run.data), sources, how, run.device)
+        return decoded(
+            self.stepper(run, how.precision), pair_data(run.data), sources, how, run.device
+        )
 
     # --- private --------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from fourfold.models.decoding import (
     sample,
 )
 from fourfold.models.sampling import Sampling
+from fourfold.optimizers.precision import Precision
 from fourfold.tasks.translation_scores import utility
 
 PLACES = 4096
@@ -43,6 +44,8 @@ class Decoding:
     risk: int = 0
     """Outputs drawn for each source, of which the one closest to all others is taken; 0 for none."""
     seed: int = 0
+    precision: Precision = "float32"
+    """Of matrix products. In float32 no answer depends on what is translated beside it; in bfloat16 some do."""
 
 
 def decoded(

@@ -1,6 +1,7 @@
 """Texts translated line by line: empty lines stay empty, lines beyond the model's limit are split, cut or refused.
 
-Lines of several sentences that are longer than nearly all that was learned from are translated sentence by sentence.
+Lines of several sentences are translated sentence by sentence where what was learned from had single ones, or where they are
+longer than nearly all of it: a model leaves out much of them otherwise.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ class Lines:
             )
         if self.apart:
             self.run.console.say(
-                f"lines of several sentences, longer than 99 in 100 that were learned from ({self.data.common_length} "
-                f"tokens), translated sentence by sentence: {self.apart}"
+                "lines of several sentences, as hardly any that were learned from are, translated sentence by sentence: "
+                f"{self.apart}"
             )
         for (number, row), said in zip(places, self._said(wanted), strict=True):
             found[number][row].append(said)
@@ -81,9 +82,10 @@ class Lines:
             return []
         vocabulary = self.data.source_vocabulary
         tokens = vocabulary.encode(line)
-        if len(tokens) > self.data.common_length and self.long == "split":
+        unusual = self.data.single_sentences or len(tokens) > self.data.common_length
+        if unusual and self.long == "split":
             parts = sentences(line)
-            if len(parts) > 1:  # what learned from single sentences leaves out most of a paragraph
+            if len(parts) > 1:
                 self.apart += 1
                 return [p for part in parts for p in pieces(part, vocabulary, self.longest)]
         if len(tokens) <= self.longest:
@@ -107,7 +109,8 @@ class Lines:
         outputs = self.system._decode(self.run, rows, self.how)
         read = {
             text: [
-                Said(copied(self.data, row, words, o), o.score, o.log_probability)
+                # a line begins with a word, whatever token that was learned in the middle of one
+                Said(copied(self.data, row, words, o).strip(), o.score, o.log_probability)
                 for o in outputs_of
             ]
             for text, row, words, outputs_of in zip(different, rows, spelled, outputs, strict=True)
