@@ -119,6 +119,26 @@ def test_what_counts_are_the_targets_tokens(length: Any) -> None:
     assert told.slots.tolist() == {"predicted": [3, 2, 1]}.get(length, [12, 8, 10])
 
 
+def test_a_predicted_length_and_its_words_are_cross_entropies() -> None:
+    network, given = model("predicted").eval().requires_grad_(False), batch()
+    found = AllAtOnce().measure(network, given)
+    memory, keep = network.encode(given["source"], given["source_lengths"])
+    longer, sizes = [-1, 0, -2], [3, 2, 1]  # than the sources; the end token is no part of a target
+    nats = 0.0
+    for row, (size, difference) in enumerate(zip([4, 2, 3], longer, strict=True)):
+        logits = network.difference(memory[row, :size].mean(0)).log_softmax(-1)
+        nats -= float(logits[len(logits) // 2 + difference])
+    assert float(found["length"][0].sum()) == pytest.approx(nats, rel=1e-9)
+    assert float(found["length"][1]) == 3
+    hidden = network(given["source"], given["source_lengths"], memory, keep, torch.tensor(sizes))
+    logs = network.head(hidden).log_softmax(-1)
+    words = [-logs[row, n, given["targets"][row, n]] for row in range(3) for n in range(sizes[row])]
+    assert float(found["loss"][0]) == pytest.approx(float(sum(words)), rel=1e-9)
+    (move,) = AllAtOnce(smoothing=0.0, length_weight=0.25).losses(network, given)
+    assert float(move.loss.detach()) == pytest.approx(float(sum(words)) + 0.25 * nats, rel=1e-9)
+    assert float(move.logs["length"]) == pytest.approx(nats / 3, rel=1e-9)
+
+
 @pytest.mark.parametrize("length", ["predicted", "ctc", "overlong"])
 @pytest.mark.parametrize("reveal", ["none", "glancing", "masks"])
 def test_each_row_is_learned_as_if_alone(length: Any, reveal: Any) -> None:

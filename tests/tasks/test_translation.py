@@ -24,6 +24,7 @@ from fourfold.tasks.translation_scores import (
     by_groups,
     length_groups,
     measured,
+    scores,
     tokenizer_of,
     utility,
 )
@@ -235,6 +236,34 @@ def test_a_run_that_holds_nothing_out_shows_what_it_learned() -> None:
         **{"data.unit": "word", "data.split": (1.0, 0.0, 0.0)},
     )  # fmt: skip
     assert " -> " in fitted.system.preview(fitted)
+
+
+def test_a_run_is_measured_as_it_is_asked_for(run: Run) -> None:
+    seen: list[Any] = []
+
+    class Watched(Sequences):
+        def _decode(self, run: Run, sources: list[list[int]], how: Any) -> Any:
+            seen.append(how)
+            return super()._decode(run, sources, how)
+
+    watched = Watched(**dict(run.system))
+    watched.evaluate(run)
+    watched.evaluate(run, beam=3, length_penalty=0.5)
+    assert [(how.beam, how.length_penalty) for how in seen] == [(5, 1.0), (3, 0.5)]
+
+
+def test_outputs_are_measured_against_references() -> None:
+    import sacrebleu
+
+    short, long = (
+        ["a b c d e"],
+        ["a b c d e f g h"],
+    )  # what is too short is punished, and what is too long less
+    for outputs, references in ((short, long), (long, short)):
+        values, _, _ = scores({}, {}, ["x"], outputs, references)
+        expected = sacrebleu.corpus_bleu(outputs, [references]).score
+        assert values["bleu"] == pytest.approx(expected)
+    assert scores({}, {}, ["x"], short, long)[0] != scores({}, {}, ["x"], long, short)[0]
 
 
 def test_scores_are_sacrebleus() -> None:
