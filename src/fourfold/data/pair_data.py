@@ -115,9 +115,11 @@ class PairData(Indexed):
 
     @property
     def single_sentences(self) -> bool:
-        """Whether hardly any training source (less than one in a hundred) has more than one sentence."""
-        several = self._about.get("several")
-        return several is not None and several < 0.01
+        """Whether hardly any training source (less than one in a hundred) has more than one sentence.
+
+        Taken to be so of runs that did not count it: sentences one by one lose context, several at once their words.
+        """
+        return float(self._about.get("several") or 0.0) < 0.01
 
     def encode_sources(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[str]]]:
         """Texts as a model reads them, each with the end token; and what each one's unknown tokens stand for."""
