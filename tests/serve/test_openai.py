@@ -13,10 +13,14 @@ import httpx
 import pytest
 
 import fourfold
+from fourfold.cli.serve import _check_engine
+from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.data.conversations import Conversations
+from fourfold.data.text import Text
 from fourfold.optimizers.gradient import Gradient
 from fourfold.serve.limits import Limits
+from fourfold.serve.shelf import Shelf
 from fourfold.systems.bert import Bert
 from fourfold.systems.gpt import GPT
 from fourfold.systems.rnn import RNN
@@ -186,6 +190,88 @@ def test_log_probabilities(ask: Any, opened: dict[str, Run], served: Threaded) -
     assert "".join(talk.chat("8?", **asked)) == "".join(opened["chat"].chat("8?", **asked))
 
 
+def test_log_probabilities_of_a_stream_go_on(texts: Path, tmp_path: Path) -> None:
+    """Pieces of a stream tell what the whole tells: places go on, and a character of several tokens stays whole."""
+    said = "今天天气很好，我们去公园散步吧。" * 40
+    toy, _ = GPT.toy()
+    small = toy.model_copy(
+        update={
+            "data": Text(unit="byte", window=64, batch=8),
+            "optimizer": Gradient(lr=1e-2, steps=200),
+        }
+    )
+    fourfold.fit(small, {"text": [said]}, out=tmp_path / "runs" / "zh")
+    with Threaded(tmp_path / "runs", limits=Limits(stop=2.0, precision="float32")) as served, client(served) as ask:  # fmt: skip
+        given: Any = {
+            "model": "zh",
+            "prompt": "今天",
+            "max_tokens": 55,
+            "temperature": 0,
+            "logprobs": 2,
+        }
+        whole = ask.completions.create(**given).choices[0]
+        pieces = [c.choices[0] for c in ask.completions.create(**given, stream=True)]
+        assert len(pieces) > 1 and "".join(p.text for p in pieces) == whole.text
+        told = [p.logprobs for p in pieces if p.logprobs]
+        for name in ("tokens", "text_offset", "token_logprobs", "top_logprobs"):
+            assert [x for each in told for x in getattr(each, name)] == getattr(
+                whole.logprobs, name
+            )
+        text = "".join(whole.logprobs.tokens)
+        assert whole.text.startswith(text) and "\ufffd" not in text and len(text) > 8
+        places = whole.logprobs.text_offset
+        assert all(
+            text[p : p + len(t)] == t for p, t in zip(places, whole.logprobs.tokens, strict=True)
+        )
+
+
+def test_bytes_are_the_tokens_own(ask: Any, opened: dict[str, Run]) -> None:
+    vocabulary = opened["chat"].data.vocabulary
+    number = int(vocabulary.encode("好")[1])  # the second of three bytes
+    told = ask.chat.completions.create(
+        model="chat", messages=messages("8?"), max_tokens=1, logit_bias={str(number): 100}, temperature=0,
+        logprobs=True, top_logprobs=2,
+    ).choices[0]  # fmt: skip
+    (entry,) = told.logprobs.content
+    assert entry.bytes == ["好".encode()[1]]
+    for top in entry.top_logprobs:
+        assert len(top.bytes) == 1  # of a vocabulary of bytes
+
+
+def test_null_is_what_is_not_said(ask: Any) -> None:
+    names = ("temperature", "top_p", "n", "stop", "seed", "stream", "logit_bias", "repetition_penalty", "max_tokens",
+             "logprobs", "echo", "best_of", "suffix", "presence_penalty", "frequency_penalty", "user", "response_format")  # fmt: skip
+    base = str(ask.base_url)
+    plain = {"model": "books", "prompt": "7 and"}
+    answers = [
+        httpx.post(f"{base}completions", json={**plain, **more, "top_k": 1}).json()["choices"]
+        for more in ({}, dict.fromkeys(names))
+    ]
+    assert answers[0] == answers[1]
+    chat = {
+        "model": "chat",
+        "messages": messages("8?"),
+        "top_k": 1,
+        "top_logprobs": None,
+        "tools": None,
+    }
+    assert httpx.post(f"{base}chat/completions", json={**chat, "temperature": None, "max_completion_tokens": None}).status_code == 200  # fmt: skip
+    assert httpx.post(f"{base}embeddings", json={"model": "bert", "input": "x", "encoding_format": None}).status_code == 200  # fmt: skip
+
+
+def test_an_engine_that_does_not_serve_a_run_is_said(tmp_path: Path) -> None:
+    toy, source = GPT.toy()
+    fourfold.fit(toy.model_copy(update={"positions": "learned"}), source, out=tmp_path / "runs" / "learned")  # fmt: skip
+    with Threaded(tmp_path / "runs", limits=Limits(stop=2.0, engine="compiled")) as served, client(served) as ask:  # fmt: skip
+        for streams in (False, True):
+            with pytest.raises(openai.BadRequestError, match="--engine compiled: does not serve this model: it has positions"):  # fmt: skip
+                list(ask.completions.create(model="learned", prompt="7", stream=streams))
+        assert served.number("fourfold_calls_present") == 0
+    with pytest.raises(UserError, match="learned: --engine compiled: does not serve this model"):
+        _check_engine(Shelf([tmp_path / "runs"], 2), Limits(engine="compiled"))
+    _check_engine(Shelf([tmp_path / "runs"], 2), Limits())
+
+
 def test_json_and_biases(ask: Any, opened: dict[str, Run]) -> None:
     pytest.importorskip("llguidance")
     schema = {
@@ -316,9 +402,10 @@ def test_more_than_the_limit_are_told_when_to_come_again(texts: Path) -> None:
         waiting.join()  # it had its turn
 
 
-def test_what_takes_too_long_ends_where_it_is(texts: Path) -> None:
+def test_what_takes_too_long_ends_where_it_is(texts: Path, opened: dict[str, Run]) -> None:
+    never = {str(opened["loop"].data.vocabulary.end): -100}  # or chance may end it sooner
     with Threaded(texts, limits=Limits(stop=2.0, seconds=0.3)) as served, client(served) as ask:
-        made = ask.completions.create(model="loop", prompt="7", max_tokens=4096)
+        made = ask.completions.create(model="loop", prompt="7", max_tokens=4096, logit_bias=never)
         (choice,) = made.choices
         assert choice.finish_reason == "length" and 0 < made.usage.completion_tokens < 4096
         assert len(choice.text) > 0

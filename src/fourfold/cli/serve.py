@@ -6,10 +6,14 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from fourfold.cli.parse import flag, parse, positional
 from fourfold.core.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from fourfold.serve.limits import Limits
+    from fourfold.serve.shelf import Shelf
 
 ABOUT = (
     "The verbs of runs over HTTP, and a page: run folders, or folders of runs (by default runs/)."
@@ -105,6 +109,7 @@ def serve_command(tokens: list[str]) -> None:
     limits = _limits(given)
     shelf = Shelf(list(paths) or [runs_folder()], limits.open_runs)
     shelf.all()  # read once before anybody waits for it
+    _check_engine(shelf, limits)
     listening = bound(host, _number("port", given.get("port", "8000"), 0, 65535))
     # verbs that work at once share the cores
     torch.set_num_threads(max(1, torch.get_num_threads() // limits.concurrency))
@@ -121,6 +126,37 @@ def serve_command(tokens: list[str]) -> None:
         )
 
     serve(app, listening, limits, ready)
+
+
+def _check_engine(shelf: Shelf, limits: Limits) -> None:
+    """Say which runs an engine that was asked for does not serve.
+
+    Raises:
+        UserError: it serves none of those that continue texts.
+    """
+    if limits.engine == "auto" and limits.precision == "auto":
+        return
+    from fourfold.core.registry import load_system
+    from fourfold.models.transformer import Transformer
+    from fourfold.tasks.engines import refused
+    from fourfold.tasks.language import LanguageModel
+
+    reasons, served = {}, False
+    for info in shelf.all():
+        if not info.ready or not issubclass(load_system(info.system), LanguageModel):
+            continue
+        model = shelf.open(info.name).model
+        reason = None
+        if isinstance(model, Transformer):
+            reason = refused(model, limits.engine, limits.precision)
+        if reason is None:
+            served = True
+        else:
+            reasons[info.name] = reason
+    if reasons and not served:
+        raise UserError("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
+    for name, reason in reasons.items():
+        print(f"{name}: continues no text here: {reason}", file=sys.stderr)
 
 
 def _limits(given: dict[str, Any]) -> Any:

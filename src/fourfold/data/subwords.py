@@ -228,6 +228,9 @@ class Subwords(Vocabulary):
             return _PrefixDecoder(self._tokenizer)
         return BytesDecoder(self.spelled_bytes())
 
+    def token_bytes(self, number: int) -> bytes:
+        return self.spelled_bytes()[number]
+
     def spelled_bytes(self) -> list[bytes]:
         """What each entry adds to a text, in UTF-8: a piece that begins a word with the space before it."""
         if not hasattr(self, "_bytes"):

@@ -142,6 +142,10 @@ class Vocabulary(ABC):
             said.append(decoder.spell(word) if word else decoder.push(token))
         return "".join(said) + decoder.finish()
 
+    def token_bytes(self, number: int) -> bytes | None:
+        """What a token adds to a text, in UTF-8, which may be part of a character; None where tokens are characters or more."""
+        return None
+
     @abstractmethod
     def token(self, number: int) -> str:
         """The name of an entry, to show."""
@@ -250,6 +254,9 @@ class Bytes(Vocabulary):
 
     def decoder(self) -> Decoder:
         return BytesDecoder([*(bytes([b]) for b in range(256)), END.encode()])
+
+    def token_bytes(self, number: int) -> bytes:
+        return END.encode() if number == self.end else bytes([number])
 
     def token(self, number: int) -> str:
         if number == self.end:

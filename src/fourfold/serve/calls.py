@@ -154,8 +154,16 @@ class Calls:
 
     def left(self, call: Growth) -> None:
         """The texts of a call grow no more."""
-        self.working -= bool(call.until)
+        if call.until:
+            self.working -= 1
+            # as many grow at once as a batch has texts, where `concurrency` verbs work
+            self._took(
+                (time.monotonic() - call.began) * self.limits.concurrency / self.limits.batch
+            )
         self._leave(call)
+
+    def _took(self, seconds: float) -> None:
+        self._mean += 0.1 * (seconds - self._mean)
 
     async def _come_in(self, call: Call, read: Callable[[], None]) -> None:
         """Read what is asked in a thread of its own: a table, or a run's weights, must not hold up the others."""
@@ -271,7 +279,7 @@ class Calls:
         finally:
             self.working -= len(batch)
             seconds = time.perf_counter() - began
-            self._mean += 0.1 * (seconds - self._mean)
+            self._took(seconds)
             self.measures.worked(batch[0].form, len(batch), seconds)
             for call in batch:
                 self._leave(call)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from fourfold.core.console import Silent
+from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.serve.call import Call
 from fourfold.serve.schema import VerbForm
@@ -160,10 +161,11 @@ class Lane:
                     own.console = Logged(self.run.place)  # not the one that a verb speaks to now
                     batch = batch_of(own, limits.batch, limits.engine, limits.precision)
                 self._round(batch)
-            except BaseException:  # one step fails for all: no slot is trusted any more
+            except BaseException as error:  # one step fails for all: no slot is trusted any more
+                said = error if batch is None and isinstance(error, UserError) else None
                 batch = None
                 for call in self._here:
-                    call.failed(logged(call))
+                    call.failed(said or logged(call))
                     self._gone(call)
                 self._here.clear()
                 self._owners.clear()

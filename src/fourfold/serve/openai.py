@@ -162,7 +162,8 @@ def _drawn(
     except ValueError:
         raise Wrong("logit_bias: expected numbers of tokens as keys", "logit_bias") from None
     sampling = Sampling(
-        asked.temperature, asked.top_k, asked.top_p, asked.min_p, asked.repetition_penalty, bias or None,
+        1.0 if asked.temperature is None else asked.temperature, asked.top_k, asked.top_p, asked.min_p,
+        asked.repetition_penalty or 1.0, bias or None,
     )  # fmt: skip
     return Drawn(
         tokens, sampling, asked.stops, seed, asked.n or 1, alternatives, echo, most["tokens"], _schema(asked),
@@ -267,5 +268,5 @@ def _vectors(asked: EmbeddingRequest, table: Any, run: Run, texts: Sequence[str]
     return _json({"object": "list", "model": asked.model, "data": data, "usage": usage})
 
 
-def _said(row: np.ndarray, how: str) -> Any:
+def _said(row: np.ndarray, how: str | None) -> Any:
     return base64.b64encode(np.ascontiguousarray(row).tobytes()).decode() if how == "base64" else row.tolist()  # fmt: skip

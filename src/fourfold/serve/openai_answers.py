@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fourfold.data.vocabulary import Vocabulary
+from fourfold.data.vocabulary import Decoder, Vocabulary
 from fourfold.serve.encode import dumped
 from fourfold.serve.lanes import Grown, Growth, Said
 from fourfold.serve.problems import openai_problem
@@ -40,6 +40,7 @@ class Shape:
     def __post_init__(self) -> None:
         kind = "chatcmpl" if self.chat else "cmpl"
         self.id, self.created = f"{kind}-{uuid.uuid4().hex}", int(time.time())
+        self._telling: dict[int, _Telling] = {}
 
     def whole(self, grown: Sequence[Grown], prompts: int) -> dict[str, Any]:
         """The body of an answer that does not stream."""
@@ -47,7 +48,7 @@ class Shape:
         for index, each in enumerate(grown):
             text = self.echo[index] + each.text
             said = {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {"text": text}  # fmt: skip
-            told = self._told(each.told) if self.logprobs else None
+            told = self._told(index, each.told) if self.logprobs else None
             choices.append({"index": index, **said, "logprobs": told, "finish_reason": each.finish})
         usage = used([each.growing for each in grown], prompts)
         return {**self._head("chat.completion" if self.chat else "text_completion"), "choices": choices, "usage": usage}  # fmt: skip
@@ -105,40 +106,53 @@ class Shape:
                 delta = {"role": "assistant", **delta}
             begun.add(index)
             body = {"delta": delta} if self.chat else {"text": text}
-            logprobs = self._told(told) if self.logprobs and told else None
+            logprobs = self._told(index, told) if self.logprobs and told else None
             choice = {"index": index, **body, "logprobs": logprobs, "finish_reason": some[-1].finish}  # fmt: skip
             yield _event({**self._head(self._kind), "choices": [choice]})
 
-    def _told(self, told: Sequence[Told]) -> dict[str, Any]:
-        """Log-probabilities, as chats tell them or as completions do."""
-        words = list(self._words([each.token for each in told]))
+    def _told(self, index: int, told: Sequence[Told]) -> dict[str, Any]:
+        """Log-probabilities of more of a text, as chats tell them or as completions do."""
+        telling = self._telling.setdefault(index, _Telling(self.vocabulary.decoder()))
+        begins, words = telling.more([each.token for each in told])
         if self.chat:
             content = [
-                {**self._entry(word, each.logprob), "top_logprobs": [self._entry(self._word(t), v) for t, v in each.top]}
+                {
+                    **self._entry(each.token, word, each.logprob),
+                    "top_logprobs": [self._entry(t, self._word(t), v) for t, v in each.top],
+                }
                 for word, each in zip(words, told, strict=True)
-            ]  # fmt: skip
+            ]
             return {"content": content, "refusal": None}
-        offsets, place = [], 0
-        for word in words:
-            offsets.append(place)
-            place += len(word)
         top = [{self._word(t): v for t, v in each.top} if each.logprob is not None else None for each in told]  # fmt: skip
         return {
             "tokens": words, "token_logprobs": [each.logprob for each in told],
-            "top_logprobs": top, "text_offset": offsets,
+            "top_logprobs": top, "text_offset": begins,
         }  # fmt: skip
 
-    def _entry(self, word: str, value: float | None) -> dict[str, Any]:
-        return {"token": word, "logprob": value, "bytes": list(word.encode())}
-
-    def _words(self, tokens: Sequence[int]) -> Iterator[str]:
-        """What each token adds to the text; half a character comes with the token that ends it."""
-        decoder = self.vocabulary.decoder()
-        for token in tokens:
-            yield decoder.push(token)
+    def _entry(self, token: int, word: str, value: float | None) -> dict[str, Any]:
+        spelled = self.vocabulary.token_bytes(token)
+        return {"token": word, "logprob": value, "bytes": list(word.encode() if spelled is None else spelled)}  # fmt: skip
 
     def _word(self, token: int) -> str:
         return self.vocabulary.decode([token])
+
+
+@dataclass
+class _Telling:
+    """How far one text has been told, token by token."""
+
+    decoder: Decoder
+    place: int = 0
+    """Characters so far."""
+
+    def more(self, tokens: Sequence[int]) -> tuple[list[int], list[str]]:
+        """Where each token begins, and what it adds: half a character comes with the token that ends it."""
+        begins, words = [], []
+        for token in tokens:
+            begins.append(self.place)
+            words.append(self.decoder.push(token))
+            self.place += len(words[-1])
+        return begins, words
 
 
 def used(texts: Sequence[Growing], prompts: int) -> dict[str, Any]:

@@ -27,7 +27,9 @@ class Drawing(BaseModel, extra="forbid"):
     """What requests for text have in common."""
 
     model: str = Field(max_length=200, description="a run's name")
-    temperature: float = Field(1.0, ge=0, le=100, description="0 takes the most likely token")
+    temperature: float | None = Field(
+        None, ge=0, le=100, description="1 unless said; 0 takes the most likely token"
+    )
     top_p: Share | None = None
     top_k: int | None = Field(None, ge=1, lt=2**31, description="not OpenAI's own")
     min_p: Share | None = Field(None, description="not OpenAI's own")
@@ -39,7 +41,7 @@ class Drawing(BaseModel, extra="forbid"):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    repetition_penalty: float = Field(1.0, gt=0, le=100, description="not OpenAI's own")
+    repetition_penalty: float | None = Field(None, gt=0, le=100, description="not OpenAI's own")
     response_format: dict[str, Any] | None = Field(
         None, description="{type: text | json_object | json_schema, json_schema: {schema}}"
     )
@@ -126,7 +128,7 @@ class EmbeddingRequest(BaseModel, extra="forbid"):
 
     model: str = Field(max_length=200, description="a run's name")
     input: Prompt | list[Prompt] = Field(description="one text or several")
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(None, ge=1, description="as many as the run's vectors have")
     user: Any = None
 

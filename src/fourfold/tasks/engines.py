@@ -106,7 +106,7 @@ def chosen(
     Raises:
         UserError: the engine does not serve the model or the precision.
     """
-    if reason := _refused(model, engine, precision):
+    if reason := refused(model, engine, precision):
         raise UserError(reason)
     if engine == "llama.cpp":
         return _llama_cpp(run, model, precision, temperature)
@@ -146,10 +146,8 @@ def int8_cost(run: Run, model: Transformer, decoder: CompiledDecoder) -> Cost:
     return cost
 
 
-# --- private ----------------------------------------------------------------------------------------
-
-
-def _refused(model: Transformer, engine: str, precision: str) -> str | None:
+def refused(model: Transformer, engine: str, precision: str) -> str | None:
+    """Why an engine does not serve a model or a precision, with what would; None where it does."""
     from fourfold.models.compiled import unsuited
 
     if engine == "torch" and precision == "int8":
@@ -162,6 +160,9 @@ def _refused(model: Transformer, engine: str, precision: str) -> str | None:
     if (engine == "compiled" or precision == "int8") and (reason := unsuited(model)):
         return f"{wanted}: does not serve this model: {reason}; --engine torch does"
     return None
+
+
+# --- private ----------------------------------------------------------------------------------------
 
 
 def _pays(model: Transformer, tokens: int) -> bool:
