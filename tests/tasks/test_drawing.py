@@ -88,7 +88,7 @@ def test_text_matches_its_expression(kind: str, regex: str) -> None:
 @pytest.mark.parametrize(
     "kind, message",
     [
-        ({"regex": "a("}, '--regex: .*invalid regex "a\\("'),
+        ({"regex": "a("}, r"--regex: unclosed group, at '\('"),
         ({"schema": "[1"}, "--schema: is no JSON"),
         ({"schema": "3"}, "--schema: expected a JSON object, got int"),
         ({"schema": '{"type": "strin"}'}, "--schema: Invalid type: strin"),

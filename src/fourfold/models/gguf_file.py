@@ -60,9 +60,11 @@ class GGUFFile:
             }
         # the package checks no bounds of its own: what it raises depends on where the file ends
         except Exception as error:
-            said = str(error).split("\n")[0]
+            size = path.stat().st_size
+            if "version" in str(error):  # one that the package does not read, and says so
+                raise UserError(f"{path}: {error}") from error
             raise UserError(
-                f"{path}: truncated or damaged, {path.stat().st_size:,} bytes ({said})"
+                f"{path}: truncated or damaged: its {size:,} bytes are not all that its header promises"
             ) from error
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         unread = sorted({t.tensor_type.name for t in self._tensors.values()} - {*READABLE})

@@ -113,7 +113,8 @@ class DecoderOnly(Adaptable):
             raise TypeError(f"{self.name} expects data with a window, got {type(data).__name__}")
         if self.context_length is not None and window > self.context_length:
             raise UserError(
-                f"data.window {window}: expected at most context_length {self.context_length}, what the model reads at once"
+                f"data.window {window}: more tokens than --context-length {self.context_length}, which is what the model reads "
+                f"at once; expected --data.window {self.context_length} or less"
             )
         return self.context_length or window
 

@@ -80,8 +80,19 @@ def grammar(
     found = Grammar(vocabulary, name, source, ends or vocabulary.ends)
     wrong = LLMatcher.validate_grammar(source, _tokenizer(found))
     if wrong and not wrong.startswith("WARNING"):
-        raise UserError(f"{name}: {wrong.strip().splitlines()[0].removeprefix('ERROR: ')}")
+        raise UserError(f"{name}: {_why(wrong)}")
     return found
+
+
+def _why(said: str) -> str:
+    """What is wrong with a grammar: of an expression the reason and where it begins to be so; else the first line."""
+    lines = said.strip().splitlines()
+    reason = next((line for line in lines if line.startswith("error: ")), None)
+    if reason is None:
+        return lines[0].removeprefix("ERROR: ")
+    under = next((n for n, line in enumerate(lines) if line.strip() and not line.strip(" ^")), 0)
+    rest = lines[under - 1][lines[under].find("^") :].strip() if under else ""
+    return reason.removeprefix("error: ") + (f", at {rest!r}" if rest else "")
 
 
 class GrammarGuide:
