@@ -14,6 +14,7 @@ import torch
 import fourfold
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
+from fourfold.tasks import retrieving
 from fourfold.tasks.encoding import encoder_of
 from fourfold.tasks.reranking import diverse, fused, pair_scores
 
@@ -243,6 +244,26 @@ def test_dense_and_hybrid_retrieval(trained: Run, tmp_path: Path) -> None:
     pytest.importorskip("hnswlib")
     exact, near = (kb.find("2 5 ?", how="dense", index=kind) for kind in ("exact", "hnsw"))
     assert exact["source"].to_list() == near["source"].to_list()
+
+
+def test_later_questions_read_codes_first_and_find_the_same(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lancedb")
+    monkeypatch.setattr(retrieving, "MANY", 1)  # as where there are many passages
+    docs = documents(tmp_path / "docs")
+    kb = fourfold.index(docs, out=tmp_path / "kb", embedder=str(trained.folder))
+    found = [kb.find("4 7 ?", how="dense", top=4) for _ in range(3)]
+    assert [list(vars(kb)["_codes"].values())[0] is None] == [False]
+    for later in found[1:]:
+        assert later["source"].to_list() == found[0]["source"].to_list()
+        np.testing.assert_allclose(later["score"], found[0]["score"], atol=1e-6)
+    only = kb.find("4 7 ?", how="dense", top=4, where=["document=*/5.txt"])
+    assert only["source"].to_list() == ["docs/5.txt:1"]
+    (docs / "10.txt").write_text("seven one")  # other passages have codes of their own
+    kb = fourfold.index(tmp_path / "kb")
+    for _ in range(3):
+        assert kb.find("7 1 ?", how="dense", top=1)["source"][0] == "docs/10.txt:1"
 
 
 def test_vectors_are_kept_up_to_date(trained: Run, tmp_path: Path) -> None:

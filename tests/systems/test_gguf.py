@@ -205,7 +205,9 @@ def test_bad_input(run: Run, tmp_path: Path) -> None:
     exported(run, tmp_path / "m.gguf", to="gguf")
     whole = (tmp_path / "m.gguf").read_bytes()
     (tmp_path / "cut.gguf").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=rf"truncated or damaged: its {len(whole) // 2:,} bytes are not all"):
+    with pytest.raises(
+        UserError, match=rf"truncated or damaged: its {len(whole) // 2:,} bytes are not all"
+    ):
         fourfold.import_(tmp_path / "cut.gguf", out=tmp_path / "r")
     (tmp_path / "old.gguf").write_bytes(b"GGUF\x01\0\0\0" + whole[8:])
     with pytest.raises(UserError, match="version 1"):

@@ -218,7 +218,10 @@ def test_options_that_would_change_the_weights(llama: tuple[Path, Run]) -> None:
         ),
         ({"norm": "layer"}, "--norm layer: .* made with norm rms"),
         ({"query_key_norm": True}, "--query-key-norm True: .* made with query_key_norm False"),
-        ({"window": 65}, "data.window 65: more tokens than --context-length 64, .* expected --data.window 64 or less"),
+        (
+            {"window": 65},
+            "data.window 65: more tokens than --context-length 64, .* expected --data.window 64 or less",
+        ),
     ):
         with pytest.raises(UserError, match=words):
             fourfold.fit("gpt", {"text": [TEXT]}, from_=base.folder, out=False, steps=1, **options)  # type: ignore[arg-type]
