@@ -21,6 +21,7 @@ import fourfold
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.data.documents.gathering import sole_writer
+from fourfold.data.documents.store import _first
 from fourfold.tasks.retrieving import parts
 
 pytest.importorskip("lancedb")
@@ -257,6 +258,46 @@ def test_two_writers_at_once(docs: Path, tmp_path: Path) -> None:
             fourfold.index(place)
     assert rows(fourfold.open(place)) == before
     assert len(rows(fourfold.index(place))) == len(before) - 1
+
+
+def test_a_store_of_objects(docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a folder: read, read again, gone back, refused with a sentence where there is none."""
+    server = pytest.importorskip(
+        "moto.server", reason="moto, an object store for tests, is not installed"
+    )
+    boto3 = pytest.importorskip("boto3")
+    held = server.ThreadedMotoServer(port=0, verbose=False)
+    held.start()
+    try:
+        host, port = held.get_host_and_port()
+        address = f"http://{host}:{port}"
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true", "AWS_ENDPOINT": address,
+        }.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        boto3.client("s3", endpoint_url=address).create_bucket(Bucket="bucket")
+        kb = fourfold.index(docs, out=tmp_path / "kb", store="s3://bucket/kb")
+        plain = fourfold.index(docs, out=tmp_path / "plain")
+        same_index(kb, plain)
+        (docs / "mao.txt").unlink()
+        kb = fourfold.index(tmp_path / "kb")
+        assert not kb.find("猫", top=3)["source"].to_list()
+        kb = fourfold.index(tmp_path / "kb", undo=True)
+        assert kb.find("猫", top=3)["source"].to_list()
+        with pytest.raises(
+            UserError,
+            match=r"s3://none/kb: this store cannot be opened \(The specified bucket does not exist",
+        ):
+            fourfold.index(docs, out=tmp_path / "other", store="s3://none/kb")
+    finally:
+        held.stop()
+
+
+def test_what_an_object_store_says_is_one_sentence() -> None:
+    said = 'Invalid input, IO { uri: Some(http://127.0.0.1:5999/bucket?list=2), message: "Connection refused" })) } })'
+    assert _first(ValueError(said)) == "Connection refused, http://127.0.0.1:5999"
+    assert _first(ValueError("one\ntwo")) == "one" and _first(OSError()) == "OSError"
 
 
 @pytest.mark.slow

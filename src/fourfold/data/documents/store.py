@@ -7,6 +7,7 @@ indexing is smaller than it should be and never wrong. What readers use is said 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,6 +135,11 @@ class Store:
 
 
 def _first(error: BaseException) -> str:
+    """What an error says in one line; of an object store's, the server's own sentence or the system's."""
+    told = re.search(r"<Message>(.*?)</Message>|message: \"(.*?)\"", str(error))
+    if told is not None:
+        server = re.search(r"https?://[^/\s?]+", str(error))
+        return (told[1] or told[2]) + (f", {server[0]}" if server else "")
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
