@@ -20,8 +20,10 @@ from fourfold.data.text import Text
 from fourfold.data.turns import Turn
 from fourfold.data.vocabulary import Bytes
 from fourfold.models.gguf_file import GGUFFile
+from fourfold.models.llama_cpp import LlamaCppDecoder
 from fourfold.optimizers.gradient import Gradient
 from fourfold.systems.gpt import GPT
+from fourfold.tasks.language import vocabulary_of
 from fourfold.tasks.ollama import go_template, modelfile
 
 pytest.importorskip("gguf")
@@ -73,6 +75,32 @@ def test_greedy_tokens_of_what_is_read_back_are_the_runs(
     assert float(back.score(TEXT)["bits_per_byte"]) == pytest.approx(
         float(run.score(TEXT)["bits_per_byte"]), rel=1e-6 if quantize == "f32" else 2e-3
     )
+
+
+@pytest.mark.parametrize(
+    ("quantize", "tolerance"), [("f32", 1e-4), ("f16", 2e-3), ("q8_0", 0.05), ("q4_0", 0.3)]
+)
+def test_llama_cpp_gives_the_same_probabilities(
+    run: Run, tmp_path: Path, quantize: str, tolerance: float
+) -> None:
+    """As the model with the weights that the file rounds to; of rounded weights llama.cpp rounds the states too."""
+    pytest.importorskip(
+        "llama_cpp", reason="llama-cpp-python is not installed: llama.cpp runs nothing here"
+    )
+    exported(run, tmp_path / "m.gguf", to="gguf", quantize=quantize)
+    back = fourfold.import_(tmp_path / "m.gguf", out=tmp_path / "back")
+    tokens = vocabulary_of(run.data).encode(TEXT).tolist()[:40]
+    theirs = LlamaCppDecoder(tmp_path / "m.gguf", 2, 48, len(vocabulary_of(run.data)))
+    found = theirs.read([0, 1], [tokens, tokens[:7]], every=True).log_softmax(-1)
+    with torch.no_grad():
+        expected = back.model(torch.tensor([tokens])).log_softmax(-1)[0]
+    assert float(expected.max(-1).values.exp().mean()) > 0.1  # it knows something
+    assert float((found[: len(tokens)] - expected).abs().max()) < tolerance
+    assert float((found[len(tokens) :] - expected[:7]).abs().max()) < tolerance
+    # and goes on as if it had read all at once
+    theirs.cut(1, 5)
+    again = theirs.read([1], [tokens[5:]], every=True).log_softmax(-1)
+    assert float((again - expected[5:]).abs().max()) < tolerance
 
 
 def test_what_rounding_costs_is_measured_and_said(run: Run, tmp_path: Path) -> None:

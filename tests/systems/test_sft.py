@@ -198,6 +198,29 @@ def test_chat_answers_and_stops(tuned: Run) -> None:
     assert drawn[0] == drawn[1] and len(set(drawn)) > 1
 
 
+def test_chat_and_tasks_take_the_compiled_decoder(tuned: Run) -> None:
+    class Console(type(tuned.console)):  # type: ignore[misc]
+        said: list[str] = []
+
+        def say(self, sentence: str) -> None:
+            self.said.append(sentence)
+
+    tuned.console = Console()
+    long = {"temperature": 0, "tokens": 80}
+    said = "".join(tuned.chat("cat then dog?", **long))
+    assert [s for s in Console.said if "Engine" in s] == ["Engine: compiled, float32."]
+    before = [{"role": "user", "content": "cat?"}, {"role": "assistant", "content": "cat"}]
+    more = "".join(tuned.chat("cat then dog?", messages=before, **long))
+    assert len([s for s in Console.said if "Engine" in s]) == 1  # a conversation hears it once
+    assert said == "".join(tuned.chat("cat then dog?", engine="torch", **long))
+    assert more == "".join(tuned.chat("cat then dog?", messages=before, engine="torch", **long))
+    assert len([s for s in Console.said if "Engine" in s]) == 1
+    done = list(tuned.generate(["cat", "sun"], task="summarize", precision="int8", **long))
+    assert len(done) == 2 and "Engine: compiled, int8" in Console.said[-1]
+    with pytest.raises(UserError, match="--stop and --draft go with prompts that are continued"):
+        "".join(tuned.generate("cat", task="summarize", draft="prompt"))
+
+
 def test_a_stop_of_several_tokens_is_heeded(base: Run) -> None:
     run = fourfold.fit(
         "sft", [{**t, "completion": "no"} for t in TALKS], from_=base.folder, out=False, steps=150, lr=3e-3,

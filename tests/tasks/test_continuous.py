@@ -118,6 +118,25 @@ def test_each_is_as_if_it_were_alone(engine: str, threads: int) -> None:
     assert batch.alive == 0
 
 
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_who_leaves_before_the_end_gives_the_slot_back(steps: int) -> None:
+    """Whether they wait, read or grow, and also where they took another's slot over."""
+    batch = Batch(MAKE["torch"](2))
+    for n in range(6):
+        both = [growing([n, *range(10)] * 3, 20), growing([*range(10)] * 4, 20)]
+        for each in both:
+            batch.join(each)
+        for _ in range(steps):
+            batch.step()
+        assert [batch.holds(each) for each in both] == [steps > 0] * 2
+        for each in both:
+            batch.leave(each)
+            assert not batch.holds(each)
+        assert batch.alive == 0 and not batch.waiting
+    wanted = [growing([n, 3], 5) for n in range(5)]
+    assert list(run(batch, wanted, steps=40).values()) == [alone([n, 3], 5) for n in range(5)]
+
+
 @pytest.mark.parametrize("engine", MAKE)
 def test_what_is_known_is_not_read_again(engine: str) -> None:
     decoder = MAKE[engine](4)

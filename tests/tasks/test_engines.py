@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
+from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +15,8 @@ import fourfold
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.data.text import Text
+from fourfold.models import compiled, packed
+from fourfold.models.transformer import Transformer
 from fourfold.optimizers.gradient import Gradient
 from fourfold.systems.gpt import GPT
 from fourfold.tasks import engines
@@ -104,6 +109,82 @@ def test_without_held_out_text_the_logits_are_compared(run: Run) -> None:
 def test_what_does_not_go_together(run: Run, options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         "".join(run.generate("a", **options))
+
+
+def test_what_is_measured_is_by_byte() -> None:
+    """A character of Chinese has three."""
+    from fourfold.models.compiled import CompiledDecoder
+
+    toy, _ = GPT.toy()
+    system = toy.model_copy(
+        update={"data": Text(unit="character", window=24), "optimizer": Gradient(steps=20)}
+    )
+    chinese = fourfold.fit(system, {"text": ["猫坐在垫子上。狗坐在木头上。" * 200]}, out=False)
+    expected = chinese.evaluate()["bits_per_byte"]
+    cost = engines.int8_cost(chinese, chinese.model, CompiledDecoder(chinese.model, 8, "int8", 64))
+    assert cost.before == pytest.approx(expected, rel=0.3)
+    assert cost.after == pytest.approx(expected, rel=0.3)
+
+
+def test_weights_are_packed_once_until_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packings: list[str] = []
+    plain = compiled.weights_of
+
+    def counted(model: Any, kind: str) -> Any:
+        packings.append(kind)
+        return plain(model, kind)
+
+    monkeypatch.setattr(packed, "weights_of", counted)
+    toy, sources = GPT.toy()
+    run = fourfold.fit(toy.model_copy(update={"optimizer": Gradient(steps=2)}), sources, out=False)
+    measured = []
+    monkeypatch.setattr(
+        engines, "_measured", lambda *_: measured.append(1) or engines.Cost(1, 1, 0)
+    )
+    options: dict[str, Any] = {"tokens": 70, "temperature": 0, "engine": "compiled"}
+    drawn = {**options, "temperature": 1, "seed": 1, "precision": "int8"}
+
+    def text(**more: Any) -> str:
+        return "".join(run.generate("a", **{**options, **more}))
+
+    first = text()
+    assert text() == first and packings == ["float32"]
+    for _ in range(2):
+        text(**drawn)
+    assert packings == ["float32", "int8"] and len(measured) == 1
+    with torch.no_grad():
+        run.model.head.weight.neg_()
+    second = text()
+    assert packings[2:] == ["float32"]
+    assert second == text(engine="torch") != first
+    run.model.head.weight.data.neg_()  # which autograd does not count
+    assert text() == first and packings[3:] == ["float32"]
+    text(**drawn)
+    assert packings[4:] == ["int8"] and len(measured) == 2
+
+
+def test_packed_weights_are_bounded_and_go_with_their_models(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(packed, "_kept", OrderedDict())
+    sizes = {"width": 32, "layers": 1, "heads": 2, "window": 8}
+    models = [Transformer(5, **sizes).eval() for _ in range(packed.KEPT + 2)]
+    for model in models:
+        packed.packed(model, "int8")
+    assert len(packed._kept) == packed.KEPT
+    again = packed.packed(models[-1], "int8")
+    assert packed.packed(models[-1], "int8") is again
+    del model, models[:-1]
+    gc.collect()
+    packed.packed(models[0], "float32")
+    assert [kind for _, kind in packed._kept] == ["int8", "float32"]
+    monkeypatch.setattr(packed, "MOST", 0)
+    found = packed.packed(models[0], "float32")
+    assert packed.packed(models[0], "float32") is found  # as long as nothing new comes
+    models[0].head.weight.data.add_(1)
+    assert packed.packed(models[0], "float32") is not found and not packed._kept
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,9 @@ Shapes: N passages, P different terms of each passage, summed, V different terms
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, uint64
+from numba import uint64
+
+from fourfold.kernels.cached import njit
 
 
 @njit(nogil=True, cache=True, boundscheck=False)

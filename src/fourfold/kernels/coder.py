@@ -10,7 +10,9 @@ Shapes: R rows, V entries.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, uint64
+from numba import uint64
+
+from fourfold.kernels.cached import njit
 
 SCALE = 1 << 26
 """Probabilities are rounded down to multiples of 1 / SCALE; every entry gets one more, so that none is impossible."""

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from fourfold.kernels.cached import njit, sources
 from fourfold.kernels.lanes import LANES, add, div, exp, load, pointer, splat, store, sub
 from fourfold.kernels.panels import (
     BLOCK,
@@ -366,7 +366,7 @@ def help_(work, weights, sizes, keys, values, me, threads):  # type: ignore[no-u
 
 
 def compiled_before() -> bool:
-    """Whether the cache has a compiled step that is newer than this file."""
-    folder, source = Path(step.stats.cache_path), Path(__file__).stat().st_mtime
-    kept = folder.glob("decoder.step-*.nbi")
-    return any(index.stat().st_mtime >= source for index in kept)
+    """Whether the cache has a compiled step that is newer than the files it is made of."""
+    newest = max(file.stat().st_mtime for file in sources(Path(__file__)))
+    kept = Path(step.stats.cache_path).glob("decoder.step-*.nbi")
+    return any(index.stat().st_mtime >= newest for index in kept)

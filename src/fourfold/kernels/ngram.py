@@ -16,8 +16,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from fourfold.kernels.cached import njit
 from fourfold.kernels.prefetch import prefetch
 
 BLOCK = 2048

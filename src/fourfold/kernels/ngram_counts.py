@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, uint64
+from numba import uint64
+
+from fourfold.kernels.cached import njit
 
 BYTES = 40
 """Working memory for each token of a run, at most."""

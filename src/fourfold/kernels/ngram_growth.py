@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from fourfold.kernels.cached import njit
 from fourfold.kernels.ngram import _child, surprises
 from fourfold.kernels.ngram_counts import count
 from fourfold.kernels.ngram_smoothing import smooth

@@ -28,8 +28,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from numba import njit
 
+from fourfold.kernels.cached import njit
 from fourfold.kernels.ngram import Tables
 from fourfold.kernels.ngram_counts import Level, Store
 from fourfold.kernels.ngram_discounts import HIGHEST, discounts, turing

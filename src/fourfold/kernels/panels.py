@@ -16,9 +16,10 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils, config
 
+from fourfold.kernels.cached import njit
 from fourfold.kernels.lanes import intrinsic, pointer
 
 PANEL = 64

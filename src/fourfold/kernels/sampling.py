@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from fourfold.kernels.cached import njit
 from fourfold.kernels.lanes import LANES, exp, load, pointer, store
 
 OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "boundscheck": False}

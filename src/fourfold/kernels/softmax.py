@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
+
+from fourfold.kernels.cached import njit
 
 LOG2E = np.float32(1.4426950408889634)
 P1, P2, P3, P4 = (np.float32(c) for c in (0.6930448449, 0.2412802050, 0.0522424739, 0.0134266844))

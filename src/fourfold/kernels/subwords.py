@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, uint32, uint64
+from numba import uint32, uint64
 
+from fourfold.kernels.cached import njit
 from fourfold.kernels.word2vec import (
     LONGEST,
     PATH,

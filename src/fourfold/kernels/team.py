@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from llvmlite import binding as llvm
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 
+from fourfold.kernels.cached import njit
 from fourfold.kernels.lanes import intrinsic, pointer
 
 OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "boundscheck": False}

@@ -12,7 +12,9 @@ import functools
 import unicodedata
 
 import numpy as np
-from numba import njit, uint64
+from numba import uint64
+
+from fourfold.kernels.cached import njit
 
 SEPARATOR, PART, ALONE = range(3)
 """Classes of characters: between words; part of a word; of a script without spaces."""

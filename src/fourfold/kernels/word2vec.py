@@ -17,8 +17,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, uint64
+from numba import uint64
 
+from fourfold.kernels.cached import njit
 from fourfold.kernels.lanes import (
     LANES,
     add,

@@ -76,7 +76,7 @@ class CompiledDecoder(Decoder):
         self.window = min(window or model.window, model.window)
         self.slots, self.vocabulary, self.lengths = slots, model.vocabulary, [0] * slots
         self.device = model.embedding.weight.device
-        self.weights = weights or _weights(merged(model), kind)
+        self.weights = weights or weights_of(model, kind)
         self.sizes = kernel.Sizes(
             model.heads, model.kv_heads, model.head_dim, model.hidden, model.vocabulary,
             model.form.factor * model.head_dim**-0.5, model.eps,
@@ -198,6 +198,42 @@ class Helpers:
             call.set()
 
 
+@torch.inference_mode()
+def weights_of(model: Transformer, kind: str) -> kernel.Weights:
+    """A model's weights as the kernel reads them, adapters merged; kind is one of `KINDS`."""
+    model = merged(model)
+    blocks, packing = list(model.blocks), _Packing(len(model.blocks), kind)
+    heads = model.heads + model.kv_heads if model.form.query_key_norm else 0
+    norms = np.zeros((len(blocks), heads, model.head_dim), np.float32)
+    sliding = np.full(len(blocks), model.window, np.int64)
+    for number, block in enumerate(blocks):
+        layer = StepLayer(block, torch.float32, torch.float32, 1)
+        for place, product in enumerate((layer.into_heads, layer.out, layer.up, layer.down)):
+            packing.put(number, place, product.weight, product.bias)
+        if layer.norms is not None:
+            norms[number] = layer.norms.numpy()
+        sliding[number] = layer.sliding or model.window
+    head = folded(model.norm, [model.head], torch.float32, 1)
+    packing.put(len(blocks), 0, head.weight, head.bias)
+    cos, sin = cast(tuple[Tensor, Tensor], model.positions.turns(model.window))
+    whole = np.concatenate(packing.matrices)
+    nothing = np.zeros(0, np.float32)
+    exact = kind == "float32"
+    return kernel.Weights(
+        floats=whole if exact else nothing,
+        codes=np.zeros(0, np.uint8) if exact else whole,
+        scales=np.concatenate(packing.scales or [nothing]),
+        at=packing.at,
+        bias=np.concatenate(packing.biases or [nothing]),
+        bias_at=packing.bias_at,
+        embedding=np.ascontiguousarray(model.embedding.weight.detach().float().numpy()),
+        head_norms=norms,
+        cos=np.ascontiguousarray(cos.float().numpy()),
+        sin=np.ascontiguousarray(sin.float().numpy()),
+        sliding=sliding,
+    )
+
+
 # --- private ----------------------------------------------------------------------------------------
 
 
@@ -252,36 +288,3 @@ class _Packing:
         if bias is not None:
             self.bias_at[layer, place] = sum(map(len, self.biases))
             self.biases.append(bias.numpy())
-
-
-def _weights(model: Transformer, kind: str) -> kernel.Weights:
-    blocks, packing = list(model.blocks), _Packing(len(model.blocks), kind)
-    heads = model.heads + model.kv_heads if model.form.query_key_norm else 0
-    norms = np.zeros((len(blocks), heads, model.head_dim), np.float32)
-    sliding = np.full(len(blocks), model.window, np.int64)
-    for number, block in enumerate(blocks):
-        layer = StepLayer(block, torch.float32, torch.float32, 1)
-        for place, product in enumerate((layer.into_heads, layer.out, layer.up, layer.down)):
-            packing.put(number, place, product.weight, product.bias)
-        if layer.norms is not None:
-            norms[number] = layer.norms.numpy()
-        sliding[number] = layer.sliding or model.window
-    head = folded(model.norm, [model.head], torch.float32, 1)
-    packing.put(len(blocks), 0, head.weight, head.bias)
-    cos, sin = cast(tuple[Tensor, Tensor], model.positions.turns(model.window))
-    whole = np.concatenate(packing.matrices)
-    nothing = np.zeros(0, np.float32)
-    exact = kind == "float32"
-    return kernel.Weights(
-        floats=whole if exact else nothing,
-        codes=np.zeros(0, np.uint8) if exact else whole,
-        scales=np.concatenate(packing.scales or [nothing]),
-        at=packing.at,
-        bias=np.concatenate(packing.biases or [nothing]),
-        bias_at=packing.bias_at,
-        embedding=np.ascontiguousarray(model.embedding.weight.detach().float().numpy()),
-        head_norms=norms,
-        cos=np.ascontiguousarray(cos.float().numpy()),
-        sin=np.ascontiguousarray(sin.float().numpy()),
-        sliding=sliding,
-    )

@@ -5,6 +5,7 @@ The tokens are the file's own numbers, which for files of ours are the run's.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from fourfold.models.decoder import Decoder
 INSTALL = "llama.cpp is not installed: pip install llama-cpp-python (compiles for minutes; needs a C++ compiler)"
 FLOAT32 = 0
 """ggml's number of the type."""
+NO_FLASH = 0
+"""Its flash attention rounds to half precision: log-probabilities would be 1e-3 away."""
 _SILENT: list[Any] = []
 
 
@@ -66,32 +69,28 @@ class LlamaCppDecoder(Decoder):
         """What must not go before the decoder does, as the file's folder."""
         self._lib = lib = package()
         threads = threads or torch.get_num_threads()
-        self._model: Any = None
-        self._context: Any = None
         options = lib.llama_model_default_params()
         options.n_gpu_layers = 0
-        self._model = lib.llama_model_load_from_file(str(path).encode(), options)
-        if not self._model:
+        model = lib.llama_model_load_from_file(str(path).encode(), options)
+        if not model:
             raise UserError(f"{path}: llama.cpp does not read it")
+        # not by __del__: when the interpreter ends the library may have gone before
+        _later(self, lib.llama_model_free, model)
         told = lib.llama_context_default_params()
         told.n_ctx, told.n_seq_max, told.kv_unified = slots * window, slots, True
         told.n_batch = told.n_ubatch = max(slots, min(512, slots * window))
         told.n_threads = told.n_threads_batch = threads
         told.type_k = told.type_v = FLOAT32
-        self._context = lib.llama_init_from_model(self._model, told)
+        told.flash_attn_type = NO_FLASH
+        self._context = lib.llama_init_from_model(model, told)
         if not self._context:
             raise UserError(f"{path}: llama.cpp has no memory for {slots} texts of {window} tokens")
+        _later(self, lib.llama_free, self._context)
         self._most = int(told.n_batch)
         self._batch = lib.llama_batch_init(self._most, 0, 1)
+        _later(self, lib.llama_batch_free, self._batch)
         self._held = [0] * slots
         self._memory = lib.llama_get_memory(self._context)
-
-    def __del__(self) -> None:
-        if getattr(self, "_context", None):
-            self._lib.llama_batch_free(self._batch)
-            self._lib.llama_free(self._context)
-        if getattr(self, "_model", None):
-            self._lib.llama_model_free(self._model)
 
     def _read(self, slots: Sequence[int], tokens: Sequence[Sequence[int]], every: bool) -> Tensor:
         rows = [
@@ -127,3 +126,8 @@ class LlamaCppDecoder(Decoder):
         self._lib.llama_memory_seq_rm(self._memory, target, -1, -1)
         self._lib.llama_memory_seq_cp(self._memory, source, target, 0, length)
         self._held[target] = length
+
+
+def _later(decoder: LlamaCppDecoder, free: Any, what: Any) -> None:
+    """Free something when the decoder goes, before what was given first; nothing when the interpreter ends."""
+    weakref.finalize(decoder, free, what).atexit = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from fourfold.data.conversations import ConversationData
 from fourfold.data.templated import Templated
 from fourfold.data.turns import Conversation, Turn, conversation
 from fourfold.data.vocabulary import Vocabulary
+from fourfold.models.decoder import Decoder
 from fourfold.models.generation import Voice, generate, spoken
 from fourfold.models.sampling import Guide, Sampling
 from fourfold.models.transformer import Transformer
@@ -54,6 +55,7 @@ def answers(
     generators: Sequence[torch.Generator | None] | None = None,
     model: torch.nn.Module | None = None,
     guides: Sequence[Guide] | None = None,
+    make: Callable[[int, int], Decoder] | None = None,
 ) -> Iterator[tuple[int, str]]:
     """Answer prompts, all at once, each as if it were alone.
 
@@ -67,6 +69,7 @@ def answers(
         generators: of each prompt.
         model: another model than the run's, of the same vocabulary.
         guides: of each prompt, what says which tokens may come.
+        make: the decoder where it is another one than torch's, from slots and window.
 
     Yields:
         (prompt, piece of its answer).
@@ -84,6 +87,7 @@ def answers(
             never=vocabulary.never,
             dtype=torch.float32 if sampling.temperature == 0 else None,
             guides=guides,
+            make=make,
         ),
         {*answer_ends(run)},
         [model.window - len(prompt) for prompt in prompts],

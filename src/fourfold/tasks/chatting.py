@@ -41,9 +41,10 @@ from fourfold.tasks.answering import (
 from fourfold.tasks.asking import FILE, TASKS, asked, templates
 from fourfold.tasks.decoder_only import DecoderOnly
 from fourfold.tasks.drawing import drawing
+from fourfold.tasks.engines import EngineName, Precision, chosen
 from fourfold.tasks.grammar import say_unfinished
 from fourfold.tasks.language import Probability, noise, pieces, vocabulary_of
-from fourfold.tasks.transformer_language import TransformerLanguage
+from fourfold.tasks.transformer_language import TransformerLanguage, transformer
 
 SHOWN = 6
 """Held-out answers in the report."""
@@ -67,6 +68,8 @@ class Conversing(TransformerLanguage):
         top_p: Probability | None = None,
         min_p: Probability | None = None,
         seed: int | None = None,
+        engine: EngineName = "auto",
+        precision: Precision = "auto",
     ) -> Iterator[str]:
         """Answer what is said, in pieces as they are made. On the command line, without a text, a whole conversation.
 
@@ -84,6 +87,8 @@ class Conversing(TransformerLanguage):
             top_p: draw from the most likely tokens that together have this probability.
             min_p: draw from tokens at least this share as likely as the most likely one.
             seed: the same seed gives the same answer; None gives another each time.
+            engine: see `generate`; it is said at the first turn.
+            precision: see `generate`.
         """
         turns = heard(messages or (), text, system)
         window = context(run)
@@ -94,7 +99,23 @@ class Conversing(TransformerLanguage):
             )
         sampling = Sampling(temperature, top_k, top_p, min_p)
         generator = noise(run, torch.seed() % 2**31 if seed is None else seed, 0)
-        said = answers(run, [prompt], tokens=tokens, sampling=sampling, generators=[generator])
+        taken = chosen(
+            run,
+            transformer(run),
+            engine,
+            precision,
+            tokens=tokens,
+            temperature=temperature,
+            quiet=bool(messages),
+        )
+        said = answers(
+            run,
+            [prompt],
+            tokens=tokens,
+            sampling=sampling,
+            generators=[generator],
+            make=taken.make,
+        )
         yield from (piece for _, piece in said)
 
     chat.converses = True  # type: ignore[attr-defined]
@@ -241,16 +262,18 @@ def _generated(
     count: int,
     seed: int | None,
     stop: Sequence[str],
-    engine: str,
-    precision: str,
+    engine: EngineName,
+    precision: Precision,
     draft: str | None,
     **drawn: Any,
 ) -> Iterator[str]:
     """Answers of a task, see `Chatting.generate`."""
-    if stop or engine != "auto" or precision != "auto" or draft:
+    if stop or draft:
         raise UserError(
-            "--stop, --engine, --precision and --draft go with prompts that are continued; a task's answer ends by itself"
+            "--stop and --draft go with prompts that are continued; a task's answer ends by itself"
         )
+    temperature = drawn["temperature"]
+    taken = chosen(run, transformer(run), engine, precision, tokens=tokens, temperature=temperature)
     sampling, rules = drawing(vocabulary_of(run.data), ends=answer_ends(run), **drawn)
     base = torch.seed() % 2**31 if seed is None else seed
     wanted = [(prompt, number) for prompt in prompts for number in range(count)]
@@ -266,6 +289,7 @@ def _generated(
             sampling=sampling,
             generators=generators,
             guides=guides,
+            make=taken.make,
         )
         for row, piece in stream:
             if len(wanted) == 1:

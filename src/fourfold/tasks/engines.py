@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -39,7 +40,7 @@ FILE = "int8.json"
 SHORT = 64
 """Tokens up to which torch, which begins at once, is taken by itself."""
 LARGE = 50_000_000
-"""Weights from which many threads of torch are taken rather than the one of the compiled decoder."""
+"""Weights from which many threads of torch are taken rather than the compiled decoder's."""
 MANY = 4
 """Threads that are many."""
 ROWS, LENGTH = 8, 64
@@ -48,6 +49,8 @@ MOST_BITS, MOST_ERROR = 0.01, 0.05
 """Bits per byte, or share of the logits' deviation, that int8 may cost to be taken by itself."""
 TYPES: dict[str, Any] = {"float32": "f32", "bfloat16": "bf16", "int8": "q8_0"}
 """Of matrices in GGUF files."""
+_COSTS: weakref.WeakKeyDictionary[Transformer, tuple[Any, Cost]] = weakref.WeakKeyDictionary()
+"""Of models that are in memory only, with the stamp of their weights."""
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -92,6 +95,7 @@ def chosen(
     *,
     tokens: int,
     temperature: float,
+    quiet: bool = False,
 ) -> Engine:
     """The engine, said where it was not asked for in every detail.
 
@@ -102,14 +106,16 @@ def chosen(
         precision: auto as for engine.
         tokens: to be added to each prompt.
         temperature: 0 wants the most likely token.
+        quiet: it was said before, as in a conversation.
 
     Raises:
         UserError: the engine does not serve the model or the precision.
     """
     if reason := refused(model, engine, precision):
         raise UserError(reason)
+    say = (lambda sentence: None) if quiet else run.console.say
     if engine == "llama.cpp":
-        return _llama_cpp(run, model, precision, temperature)
+        return _llama_cpp(run, model, precision, temperature, say)
     if engine == "torch" or precision == "bfloat16" or (
         engine == "auto" and precision != "int8" and not _pays(model, tokens)
     ):  # fmt: skip
@@ -119,7 +125,7 @@ def chosen(
         return Engine(
             "torch", precision, lambda slots, window: TorchDecoder(model, slots, dtype, window)
         )
-    return _compiled(run, model, precision, temperature)
+    return _compiled(run, model, precision, temperature, say)
 
 
 def int8_cost(run: Run, model: Transformer, decoder: CompiledDecoder) -> Cost:
@@ -130,19 +136,24 @@ def int8_cost(run: Run, model: Transformer, decoder: CompiledDecoder) -> Cost:
         model: the decoder's, in evaluation mode.
         decoder: in int8, `ROWS` rows of `LENGTH` places or more.
     """
+    from fourfold.models.packed import stamp
+
     weights = run.folder / "weights.safetensors" if run.folder is not None else None
-    stamp = None
-    if weights is not None and weights.is_file():
-        stat = weights.stat()
-        stamp = [stat.st_size, stat.st_mtime_ns]
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            kept = json.loads((weights.parent / FILE).read_text())
-            if kept["weights"] == stamp:
-                return Cost(*kept["cost"])
+    if weights is None or not weights.is_file():
+        now = stamp(model)
+        known = _COSTS.get(model)
+        cost = known[1] if known and known[0] == now else _measured(run, model, decoder)
+        _COSTS[model] = now, cost
+        return cost
+    stat = weights.stat()
+    written = [stat.st_size, stat.st_mtime_ns]
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        kept = json.loads((weights.parent / FILE).read_text())
+        if kept["weights"] == written:
+            return Cost(*kept["cost"])
     cost = _measured(run, model, decoder)
-    if weights is not None and stamp is not None:
-        with contextlib.suppress(OSError):  # a folder that is only read
-            write_text(weights.parent / FILE, json.dumps({"weights": stamp, "cost": cost}))
+    with contextlib.suppress(OSError):  # a folder that is only read
+        write_text(weights.parent / FILE, json.dumps({"weights": written, "cost": cost}))
     return cost
 
 
@@ -174,24 +185,26 @@ def _pays(model: Transformer, tokens: int) -> bool:
     return torch.get_num_threads() <= MANY or size < LARGE
 
 
-def _compiled(run: Run, model: Transformer, precision: str, temperature: float) -> Engine:
+def _compiled(
+    run: Run, model: Transformer, precision: str, temperature: float, say: Callable[[str], None]
+) -> Engine:
     from fourfold.kernels.decoder import compiled_before
     from fourfold.kernels.panels import HAS_VNNI
     from fourfold.models.compiled import CompiledDecoder
+    from fourfold.models.packed import packed
 
     if not compiled_before():
         run.console.say("Compiling the decoder, once on this machine.")
     kind: Literal["float32", "int8"] = "float32"
     more = ""
     if precision == "int8" or (precision == "auto" and temperature > 0 and HAS_VNNI):
-        probe = CompiledDecoder(model, ROWS, "int8", LENGTH)
+        probe = CompiledDecoder(model, ROWS, "int8", LENGTH, packed(model, "int8"))
         cost = int8_cost(run, model, probe)
         kind, more = "int8", f"; {cost.sentence}"
         if precision == "auto" and not cost.small:
             kind = "float32"
-    first = probe if kind == "int8" else CompiledDecoder(model, 1, kind, 1)
-    run.console.say(f"Engine: compiled, {kind}{more}.")
-    weights = first.weights
+    weights = packed(model, kind)
+    say(f"Engine: compiled, {kind}{more}.")
     return Engine(
         "compiled",
         kind,
@@ -199,7 +212,13 @@ def _compiled(run: Run, model: Transformer, precision: str, temperature: float) 
     )
 
 
-def _llama_cpp(run: Run, model: Transformer, precision: Precision, temperature: float) -> Engine:
+def _llama_cpp(
+    run: Run,
+    model: Transformer,
+    precision: Precision,
+    temperature: float,
+    say: Callable[[str], None],
+) -> Engine:
     """The run as a GGUF file, written once for its weights; in memory only, for as long as the engine lives."""
     from fourfold.models.llama_cpp import LlamaCppDecoder, package
     from fourfold.tasks.transformer_gguf import export_gguf
@@ -214,7 +233,7 @@ def _llama_cpp(run: Run, model: Transformer, precision: Precision, temperature: 
     if not path.exists() or path.stat().st_mtime_ns < weights.stat().st_mtime_ns:
         path.parent.mkdir(exist_ok=True)
         export_gguf(run, merged(model), path, TYPES[precision], getattr(run.system, "family", None))
-    run.console.say(f"Engine: llama.cpp, {precision}.")
+    say(f"Engine: llama.cpp, {precision}.")
 
     def make(slots: int, window: int) -> Decoder:
         decoder = LlamaCppDecoder(path, slots, window, model.vocabulary)
