@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from fourfold.kernels.cached import njit
 
 ROWS = 8192
 """Vectors that are rounded at a time."""
