@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from fourfold.core.shares import drawn
+from fourfold.models.halving import halved, kernel
 
 LEAST, MOST = 8, 256  # pixels
 DEEPEST = 8  # most channels of a stage, in units of `width`
@@ -79,13 +80,8 @@ def ladder(height: int, width: int) -> list[tuple[int, int]]:
         )
     sizes = [(height, width)]
     while min(sizes[-1]) > 4 or len(sizes) < 3:
-        sizes.append((math.ceil(sizes[-1][0] / 2), math.ceil(sizes[-1][1] / 2)))
+        sizes.append(halved(sizes[-1]))
     return sizes
-
-
-def _kernel(large: tuple[int, int]) -> tuple[int, int]:
-    # with stride 2 and padding 1, kernel 4 maps m to 2 m and kernel 3 maps m to 2 m - 1 (and back)
-    return (4 - large[0] % 2, 4 - large[1] % 2)
 
 
 class Generator(nn.Module):
@@ -111,7 +107,7 @@ class Generator(nn.Module):
         for i in reversed(range(len(deep))):
             out = deep[i - 1] if i else channels
             layers += [nn.BatchNorm2d(deep[i]), nn.ReLU()]
-            layers.append(nn.ConvTranspose2d(deep[i], out, _kernel(sizes[i]), 2, 1, bias=i == 0))
+            layers.append(nn.ConvTranspose2d(deep[i], out, kernel(sizes[i]), 2, 1, bias=i == 0))
         self.layers = nn.Sequential(*layers, nn.Tanh())
         self.apply(_initialize)
 
@@ -143,7 +139,7 @@ class Discriminator(nn.Module):
         deep = [channels, *(min(2**i, DEEPEST) * width for i in range(len(sizes) - 1))]
         layers: list[nn.Module] = []
         for i, large in enumerate(sizes[:-1]):
-            layers += [nn.Conv2d(deep[i], deep[i + 1], _kernel(large), 2, 1), nn.LeakyReLU(0.2)]
+            layers += [nn.Conv2d(deep[i], deep[i + 1], kernel(large), 2, 1), nn.LeakyReLU(0.2)]
         layers += [nn.Flatten(), nn.Linear(deep[-1] * math.prod(sizes[-1]), 1)]
         self.layers = nn.Sequential(*layers)
         self.apply(_initialize)
