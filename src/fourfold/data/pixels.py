@@ -87,15 +87,26 @@ def decode(content: bytes, shape: tuple[int, int, int]) -> np.ndarray | str:
     Returns:
         (C, H, W) uint8, or why it does not open.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            return fit(_plain(upright, "L" if shape[0] == 1 else "RGB"), shape)
+        pixels = upright(content, shape[0])
+        return fit(
+            Image.fromarray(pixels[0] if shape[0] == 1 else pixels.transpose(1, 2, 0)), shape
+        )
     except Exception as error:  # as in probe
         return fault_of(error)
+
+
+def upright(content: bytes, channels: int) -> np.ndarray:
+    """An image as it is, upright, (channels, H, W) uint8; raises whatever Pillow does where it does not open."""
+    from PIL import Image, ImageOps
+
+    with Image.open(io.BytesIO(content)) as image:
+        image.load()
+        plain = _plain(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB")
+        pixels = np.asarray(plain)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
 def _plain(image: Any, mode: str) -> Any:

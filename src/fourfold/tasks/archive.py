@@ -25,7 +25,6 @@ import torch
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.core.version import __version__
-from fourfold.data.vocabulary import Vocabulary
 
 MAGIC = b"\x93fourff\n"
 FORMAT = 1
@@ -51,6 +50,8 @@ class Archive:
     """By turns: tokens of a piece that is text, bytes of a piece that is not."""
     stored: int = 0
     """Bytes at the end of the body that are the originals."""
+    picture: dict[str, int] = field(default_factory=dict)
+    """Of a picture: height, width, channels and levels of codes; its length and checksum are those of its pixels."""
     body: bytes = b""
 
     def content(self) -> bytes:
@@ -151,11 +152,11 @@ def _processor() -> str:
     return " ".join(kind)
 
 
-def fingerprint(run: Run, vocabulary: Vocabulary) -> str:
-    """What a run's probabilities depend on: its system with its options, weights and vocabulary."""
+def fingerprint(run: Run, prepared: str) -> str:
+    """What a run's probabilities depend on: its system with its options, weights and what prepared its data."""
     state = hashlib.blake2b(digest_size=16)
     state.update(json.dumps([run.system.name, run.system.model_dump(mode="json")]).encode())
-    state.update(vocabulary.digest.encode())
+    state.update(prepared.encode())
     for name, tensor in sorted(run.model.state_dict().items()):
         state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)

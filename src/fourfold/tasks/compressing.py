@@ -21,16 +21,16 @@ PATIENCE = 2.0
 
 def compress_file(run: Run, reader: Reader, file: Path, rows: int | None, out: Path | None) -> Path:
     """See `LanguageModel.compress`."""
-    data, name = _content(file)
-    target = _target(out, file, f"{file}{SUFFIX}")
-    _refuse_other(target, out)
+    data, name = content_of(file)
+    target = target_of(out, file, f"{file}{SUFFIX}")
+    refuse_other(target, out)
     vocabulary = reader.vocabulary
     pieces = cut(data, vocabulary)
     count = sum(len(piece.tokens) for piece in pieces if piece.tokens is not None)
     most = max(1, min(rows or rows_for(count), count))
     body, stored = encode(reader, pieces, most, _Progress(run, f"Compressing {name}"))
     made = Archive(
-        run=archive.fingerprint(run, vocabulary),
+        run=archive.fingerprint(run, vocabulary.digest),
         place=archive.place(run.device),
         length=len(data),
         checksum=archive.digest(data).hex(),
@@ -39,7 +39,7 @@ def compress_file(run: Run, reader: Reader, file: Path, rows: int | None, out: P
         stored=stored,
         body=body,
     ).content()
-    _write(run, target, made, out)
+    write_out(run, target, made)
     if data:
         odd = sum(len(piece.raw) for piece in pieces if piece.tokens is None)
         said = f", {odd:,} of them not as text" if odd else ""
@@ -52,15 +52,13 @@ def compress_file(run: Run, reader: Reader, file: Path, rows: int | None, out: P
 
 def expand_file(run: Run, reader: Reader, file: Path, out: Path | None) -> Path:
     """See `LanguageModel.expand`."""
-    data, name = _content(file)
+    data, name = content_of(file)
     found = archive.read(data, name)
-    archive.check(found, archive.fingerprint(run, reader.vocabulary), run.device, name)
-    plain = str(file)
-    plain = plain.removesuffix(SUFFIX) if plain.endswith(SUFFIX) else f"{plain}.out"
-    target = _target(out, file, plain)
+    archive.check(found, archive.fingerprint(run, reader.vocabulary.digest), run.device, name)
+    target = target_of(out, file, expanded_name(file))
     same = out is None and _is(target, found)
     if not same:
-        _refuse_other(target, out)
+        refuse_other(target, out)
     progress = _Progress(run, f"Expanding {name}")
     try:
         made = decode(reader, found.body, found.pieces, found.stored, found.rows, progress)
@@ -71,11 +69,17 @@ def expand_file(run: Run, reader: Reader, file: Path, out: Path | None) -> Path:
     if same:
         run.console.say(f"{target}: is there already, with the same content")
     else:
-        _write(run, target, made, out)
+        write_out(run, target, made)
     return target
 
 
 _WRONG = "this run does not say here what it said when the file was written; nothing was written"
+
+
+def expanded_name(file: Path, otherwise: str = ".out") -> str:
+    """The name without .ff, or with something more."""
+    plain = str(file)
+    return plain.removesuffix(SUFFIX) if plain.endswith(SUFFIX) else f"{plain}{otherwise}"
 
 
 def _sizes(pieces: list[Piece]) -> list[int]:
@@ -88,7 +92,12 @@ def _sizes(pieces: list[Piece]) -> list[int]:
     return sizes
 
 
-def _content(file: Path) -> tuple[bytes, str]:
+def content_of(file: Path) -> tuple[bytes, str]:
+    """A file's bytes and what to call it; - is standard input.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     if str(file) == "-":
         return sys.stdin.buffer.read(), "standard input"
     try:
@@ -100,7 +109,8 @@ def _content(file: Path) -> tuple[bytes, str]:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
 
 
-def _target(out: Path | None, file: Path, otherwise: str) -> Path:
+def target_of(out: Path | None, file: Path, otherwise: str) -> Path:
+    """Where to write."""
     if out is not None:
         return Path(out)
     if str(file) == "-":
@@ -108,7 +118,7 @@ def _target(out: Path | None, file: Path, otherwise: str) -> Path:
     return Path(otherwise)
 
 
-def _refuse_other(target: Path, out: Path | None) -> None:
+def refuse_other(target: Path, out: Path | None) -> None:
     """Only a file that was named may be written over; one's own folder never."""
     if str(target) == "-":
         return
@@ -125,7 +135,8 @@ def _is(target: Path, found: Archive) -> bool:
     return archive.digest(target.read_bytes()).hex() == found.checksum
 
 
-def _write(run: Run, target: Path, data: bytes, out: Path | None) -> None:
+def write_out(run: Run, target: Path, data: bytes) -> None:
+    """Write a file whole, or to standard output."""
     if str(target) == "-":
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
