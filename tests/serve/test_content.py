@@ -138,7 +138,7 @@ def test_sound() -> None:
     try:
         import soundfile
     except ImportError:
-        with pytest.raises(UserError, match=r'sound: sound needs pip install "fourfold\[audio\]"'):
+        with pytest.raises(UserError, match=r'sound needs pip install "fourfold\[audio\]"'):
             prepared(Parrot(), "hear", {"sound": sound})
         return
     file = io.BytesIO()

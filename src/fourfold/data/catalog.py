@@ -42,7 +42,7 @@ class File:
 class Entry:
     """A named data set."""
 
-    kind: Literal["text", "table", "images", "conversations", "preferences", "pairs"]
+    kind: Literal["text", "table", "images", "conversations", "preferences", "pairs", "sound"]
     what: str
     licence: str
     source: str
@@ -360,6 +360,20 @@ CATALOG: dict[str, Entry] = {
         "test",
         "33e6efe7655f1be7fb7373783dc369e9a809ff296896e9ff06f093b657170cc7",
         "10,000 further pictures of the same ten kinds",
+    ),
+    "free-spoken-digits": Entry(
+        "sound",
+        "3,000 recordings of the digits 0 to 9 by six speakers, 8 kHz",
+        "CC BY-SA 4.0",
+        f"{_HUB}/Jakobovski/free-spoken-digit-dataset/tree/26eb9aaf76",
+        "free-spoken-digits",
+        (
+            File(
+                "recordings.tar.gz",
+                "b8f087bc9d5c545fe5468a9febde9b9643520a6352c75be86b96328be04ef5c2",
+            ),
+        ),
+        member="recordings",
     ),
     "multi30k": _multi30k(
         "train",

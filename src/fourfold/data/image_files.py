@@ -136,7 +136,7 @@ def _read_path(path: Path, notes: list[str]) -> Found:
     if path.is_dir():
         return _folder(path, notes)
     if name.endswith(ARCHIVE_SUFFIXES):
-        return _labelled(list(_members(path)), str(path), notes)
+        return _labelled(list(archive_members(path)), str(path), notes)
     if "-ubyte" in name:
         return _idx_pair(path)
     if name.endswith((".npy", ".npz")):
@@ -166,7 +166,12 @@ def _folder(root: Path, notes: list[str]) -> Found:
     return _labelled(members, str(root), notes)
 
 
-def _members(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+def archive_members(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """Every file of a tar or zip archive, with its content.
+
+    Raises:
+        UserError: the archive is damaged.
+    """
     try:
         if path.suffix.lower() == ".zip":
             with zipfile.ZipFile(path) as archive:

@@ -203,15 +203,12 @@ def _picture_file(value: Any, limits: Limits, scratch: Scratch, name: str, numbe
 
 
 def _sound(content: bytes, name: str) -> tuple[Any, int]:
+    from fourfold.data.sound_files import Unreadable, decode
+
     try:
-        import soundfile  # type: ignore[import-not-found, import-untyped, unused-ignore]
-    except ImportError:
-        raise UserError(f'{name}: sound needs pip install "fourfold[audio]"') from None
-    try:
-        samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise UserError(f"{name}: not sound that can be read ({error})") from None
-    return samples, int(rate)
+        return decode(content)
+    except Unreadable as error:
+        raise UserError(f"{name}: {error}") from None
 
 
 def _array(value: Any, item: Field) -> Any:

@@ -175,20 +175,18 @@ class VectorQuantized(Looking):
         count: PositiveInt = 64,
         temperature: PositiveFloat = 1.0,
         seed: int | None = None,
-        out: Path | None = None,
-    ) -> Picture | Path:
+    ) -> Picture:
         """New images: codes drawn from the prior, decoded.
 
         Args:
             count: how many.
             temperature: below 1 takes likelier codes.
             seed: the same seed gives the same images; None gives others each time.
-            out: a picture's name, or a folder for one file each.
         """
         generator = torch.Generator()
         number = generator.seed() if seed is None else generator.manual_seed(seed).initial_seed()
         images = _drawn(run, count, generator, temperature)
-        return images_out(images, f"{count} samples, seed {number}", out)
+        return grid(images, "Samples", caption=f"{count} samples, seed {number}")
 
     def compress(
         self, run: Run, file: Path, *, levels: PositiveInt | None = None, out: Path | None = None
