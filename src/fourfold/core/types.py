@@ -36,6 +36,8 @@ class Picture:
     caption: str = ""
     svg: str = ""
     """The same drawn as SVG, where it can be looked into (links, titles, steps); empty if only pixels exist."""
+    audio: bytes = b""
+    """What it is a picture of, to be played: a WAV file; empty where there is nothing to hear."""
 
     def save(self, path: str | Path) -> None:
         """Write the PNG or, where there is one, the SVG; or convert by extension (.jpg, .webp, .pdf) through Pillow."""

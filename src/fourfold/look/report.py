@@ -41,6 +41,8 @@ class Shown:
     error: str = ""
     svg: str = ""
     """Shown in place of the pixels: the reader's machine has fonts that this one lacks."""
+    audio: bytes = b""
+    """A WAV file to be played below it."""
 
     @property
     def source(self) -> str:
@@ -49,6 +51,13 @@ class Shown:
             encoded = base64.b64encode(self.svg.encode("utf-8")).decode("ascii")
             return f"data:image/svg+xml;base64,{encoded}"
         return f"data:image/png;base64,{base64.b64encode(self.png).decode('ascii')}"
+
+    @property
+    def sound(self) -> str:
+        """The sound as a data address; empty where there is none."""
+        if not self.audio:
+            return ""
+        return f"data:audio/wav;base64,{base64.b64encode(self.audio).decode('ascii')}"
 
     @property
     def coarse(self) -> bool:
@@ -229,7 +238,9 @@ def _drawings(run: Run) -> tuple[list[Shown], list[Table]]:
             for picture in _made(run, selection.pictures, run.system.pictures, "pictures"):
                 if isinstance(picture, Picture):
                     svg = picture.svg if picture.svg and not drawable(picture.svg) else ""
-                    picture = Shown(picture.title, picture.png, picture.caption, svg=svg)
+                    picture = Shown(
+                        picture.title, picture.png, picture.caption, svg=svg, audio=picture.audio
+                    )
                 pictures.append(picture)
             for table in _made(run, selection.tables, run.system.tables, "tables"):
                 if isinstance(table, Table):
