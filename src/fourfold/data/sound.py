@@ -30,6 +30,7 @@ from fourfold.data.splits import Shares
 
 USUAL = "{label}_{speaker}_{take}"
 """Names of recordings that are tried where nothing else is said."""
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 NAMED = 5
 """Recordings that cannot be used named in a note; the rest are counted."""
 
@@ -109,9 +110,8 @@ class Sound(DataOptions):
         """See `DataOptions.restore`."""
         tree = json.loads((folder / "sound.json").read_text(encoding="utf-8"))
         about = tree.pop("summary")
-        prepared = Preparation(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in tree.items()}
-        )
+        parts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in tree.items()}
+        prepared = Preparation(**parts)
         return SoundData(self, prepared, None, about, 0)
 
     def spectra(self, rate: int) -> Spectra:
@@ -259,7 +259,7 @@ def _decoded(
     options: Sound, sources: Any, rate: int | None, notes: list[str]
 ) -> tuple[list[Clip], int, str]:
     """The clips of a source that can be used, at one rate, and a digest of their content."""
-    found: list[tuple[str, Any, np.ndarray | None, int]] = []
+    found: list[tuple[str, Any, np.ndarray, int]] = []
     faults: list[str] = []
     digest = hashlib.sha256()
     stereo = 0
@@ -284,7 +284,6 @@ def _decoded(
     told = _tellers(options, [path for _, path, _, _ in found], sources is None)
     for (name, _, samples, own), (speaker, label) in zip(found, told, strict=True):
         try:
-            assert samples is not None  # noqa: S101
             clips.append(Clip(name, _at_rate(samples, own, spectra), speaker, label))
         except Unreadable as error:
             faults.append(f"{name}: {error}")
@@ -371,9 +370,9 @@ def _open(
     ):
         notes.append(f"speakers that training did not have: {', '.join(strangers[:NAMED])}")
     prepared = known._replace(fingerprint=hashlib.sha256(f"{plain} {digest}".encode()).hexdigest())
-    about = {
+    about: dict[str, Any] = {
         "clips": len(clips) + len(apart),
-        **{split: len(found) for split, found in rows.items()},
+        **{str(split): len(found) for split, found in rows.items()},
         "seconds": round(sum(len(c.samples) for c in [*clips, *apart]) / rate, 1),
         "rate": f"{rate} Hz",
         "speakers": dict(Counter(c.speaker for c in clips if c.speaker)),
@@ -413,7 +412,7 @@ def _rows(
             if shares[i] > 0 and not (part == i).any():
                 part[np.flatnonzero(part == 0)[-1]] = i
     rows: dict[Split, np.ndarray] = {
-        split: np.sort(order[part == i]) for i, split in enumerate(("train", "valid", "test"))
+        split: np.sort(order[part == i]) for i, split in enumerate(SPLITS)
     }
     if apart:
         rows["valid"] = np.arange(count, count + apart)
