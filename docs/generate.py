@@ -30,7 +30,13 @@ DATA = ROOT / "docs" / "data.md"
 PAGES = ROOT / "docs" / "systems"
 NUMBERS = ROOT / "docs" / "numbers.md"
 RESULTS = ROOT / "benchmarks" / "results"
-CONCERNS = {"overhead": ("gpt",), "rag": ("knowledge",), "tables": ("mlp",)}
+CONCERNS = {
+    "codec": ("vqvae",),
+    "overhead": ("gpt",),
+    "rag": ("knowledge",),
+    "tables": ("mlp",),
+    "text_latents": ("text-vae", "text-vq"),
+}
 """Systems that a benchmark concerns, where its name does not begin with the system's."""
 HEADLINES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("gpt_train", "tokens a second, 4x128x128", "training a GPT, times nanoGPT's tokens a second", ("times float32", "times bfloat16")),

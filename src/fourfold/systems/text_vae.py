@@ -5,7 +5,8 @@
     fourfold sample runs/text-vae-1 --count 20
     fourfold encode runs/text-vae-1 sentences.txt --lines --out z.parquet ; fourfold decode runs/text-vae-1 z.parquet
 
-Result: RESULT 0
+Result: the bound on held-out made sentences is 0.95 nats a token (11.7 a sentence, 5.2 of them KL) after 150 steps, 11
+seconds of processor time: `python -m benchmarks.text_latents --data made` goes on from there.
 """
 
 from __future__ import annotations

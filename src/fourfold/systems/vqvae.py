@@ -11,7 +11,8 @@ context model, which says in `compress` what each code should cost. The codebook
 averages, codes that die begin anew, and the gradient is turned with the vector (Fifty et al. 2024) or passes straight
 through.
 
-Result: RESULT 0
+Result: held-out 8 x 8 digits come back at 28.5 dB from 3.4 bits a pixel, 215 of 256 codes in use (perplexity), after 800
+steps: benchmarks/results/codec.json.
 """
 
 from __future__ import annotations
