@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fourfold.core.console import Console
+from fourfold.core.console import Console, heard
 from fourfold.core.device import seed_generators
 from fourfold.core.errors import Interrupted, UserError, nearest
 from fourfold.core.folders import new_folder
@@ -29,7 +29,7 @@ from fourfold.core.parts import Data
 from fourfold.core.ranks import Parallel, join
 from fourfold.core.registry import Entry, index, load_system, register
 from fourfold.core.run import Run
-from fourfold.core.sources import describe, stored, timestamp
+from fourfold.core.sources import changed_files, describe, stored, timestamp
 from fourfold.core.state import latest_checkpoint, load_weights, refused, save_weights
 from fourfold.core.system import System
 
@@ -323,11 +323,12 @@ def resume(
     prepared = run.data
     begin_together(run, ranks, spread)
     _say_differences(run)
-    data = prepared.reopen(run.sources, seed=run.seed, valid=run.valid)
+    with heard(run.console):
+        data = prepared.reopen(run.sources, seed=run.seed, valid=run.valid)
     if prepared.fingerprint and data.fingerprint != prepared.fingerprint:
         raise UserError(
-            f"{run.common}: its source {describe(run.sources)} has changed since it was fitted, so it cannot "
-            f"go on exactly; begin a new run on the old weights: --from {run.common}"
+            f"{run.common}: its source {describe(run.sources)} has changed since it was fitted"
+            f"{changed_files(prepared.digests, data.digests)}, so it cannot go on exactly; begin a new run on the old weights: --from {run.common}"
         )
     run.data = data
     agree_on_data(ranks, data)
@@ -452,16 +453,17 @@ def _begin(run: Run, source: Any, valid: Any) -> None:
         run.system.accepts(other)
     guide = other if other is not None else _other(run.system.prepared_by())
     data: Data | None = None
-    if guide is not None and guide.folder is not None:
-        if type(guide.system.data) is type(run.system.data):
-            prepared = run.system.data.restore(guide.folder / "data")
-            data = prepared.reopen(source, seed=run.seed, valid=valid)
-        else:
-            data = run.system.data.adopt(guide.data, source, seed=run.seed, valid=valid)
-            if data is not None:
-                _keeps_vocabulary(run.system, guide, "--teacher" if other is None else "--from")
-    if data is None:
-        data = run.system.data.open(source, seed=run.seed, valid=valid)
+    with heard(run.console):
+        if guide is not None and guide.folder is not None:
+            if type(guide.system.data) is type(run.system.data):
+                prepared = run.system.data.restore(guide.folder / "data")
+                data = prepared.reopen(source, seed=run.seed, valid=valid)
+            else:
+                data = run.system.data.adopt(guide.data, source, seed=run.seed, valid=valid)
+                if data is not None:
+                    _keeps_vocabulary(run.system, guide, "--teacher" if other is None else "--from")
+        if data is None:
+            data = run.system.data.open(source, seed=run.seed, valid=valid)
     run.data = data
     agree_on_data(run.ranks, data)
     run.about["data_seconds"] = round(time.perf_counter() - began, 3)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Split
-from fourfold.data import corpus, readers, tokens
+from fourfold.data import corpus, readers, token_workers, tokens
 from fourfold.data.catalog import cache_folder
 from fourfold.data.corpus import plan_split
 from fourfold.data.text import IGNORE, Text, TextData
@@ -339,12 +339,13 @@ def test_tokens_are_encoded_once(tight: Path, monkeypatch: pytest.MonkeyPatch) -
     folder = cache_folder() / "tokens" / f"{first.fingerprint}-2"
     assert sorted(p.name for p in folder.iterdir()) == [
         "counts.npy",
+        "index.jsonl",
         "measures.json",
         "test.bin",
         "train.bin",
         "valid.bin",
     ]
-    monkeypatch.setattr(tokens, "_encode", None)  # encoding again would fail
+    monkeypatch.setattr(token_workers, "encoded", None)  # encoding again would fail
     again = options.open(tight / "a.txt")
     assert np.array_equal(again.tokens("train"), first.tokens("train"))
     assert again.summary() == first.summary()

@@ -6,13 +6,15 @@ machines, go to stdout. `rich` is imported only when a live display is made.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any, Self, TextIO
 
 from fourfold.core.types import Picture
@@ -274,6 +276,26 @@ class Json(_Paced):
 
     def error(self, sentence: str) -> None:
         self.emit("error", text=sentence)
+
+
+_heard: ContextVar[Console | None] = ContextVar("heard", default=None)
+
+
+@contextlib.contextmanager
+def heard(console: Console) -> Iterator[None]:
+    """Let a console hear what is said by `say` while entered."""
+    token = _heard.set(console)
+    try:
+        yield
+    finally:
+        _heard.reset(token)
+
+
+def say(sentence: str) -> None:
+    """A sentence for whoever waits, from where no console is at hand: of long work of the data."""
+    console = _heard.get()
+    if console is not None:
+        console.say(sentence)
 
 
 def make_console(quiet: bool = False, json: bool = False) -> Console:

@@ -49,6 +49,12 @@ def choose_device(name: str = "auto", local: int | None = None) -> torch.device:
     return device
 
 
+def own_cores() -> int:
+    """Cores that this process may use."""
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return mine or 1
+
+
 def seed_generators(seed: int, device: torch.device) -> None:
     """Seed torch's global generators: the CPU's and, where it is another, the device's.
 

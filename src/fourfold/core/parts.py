@@ -69,6 +69,8 @@ class Data(ABC):
     """Which rows of a batch of so many this process computes, where there are several. Data that gather no others
     hand out a `SharedBatch`; of other data the rows are taken from the whole batch."""
     fingerprint: str = ""
+    digests: Mapping[str, str] = {}
+    """What tells whether a file that was read is still the same, by its name; empty where that is not kept."""
     """SHA-256 of the source's content and of what prepared it; resuming refuses another."""
 
     @abstractmethod

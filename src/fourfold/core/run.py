@@ -27,7 +27,7 @@ from fourfold.core.folders import FORMAT, find_run, migrated, read_notes, read_t
 from fourfold.core.metrics import Metrics
 from fourfold.core.parts import Data, Objective
 from fourfold.core.ranks import ALONE, Parallel, Ranks
-from fourfold.core.sources import describe, stored
+from fourfold.core.sources import changed_files, describe, stored
 from fourfold.core.system import System, verbs
 
 if TYPE_CHECKING:
@@ -232,10 +232,14 @@ class Run:
                     f"{self.folder}: was fitted on data in memory; give the data to use again"
                 )
             prepared = self.data
-            data = prepared.reopen(self.sources, seed=self.seed, valid=self.valid)
+            from fourfold.core.console import heard
+
+            with heard(self.console):
+                data = prepared.reopen(self.sources, seed=self.seed, valid=self.valid)
             if prepared.fingerprint and data.fingerprint != prepared.fingerprint:
                 raise UserError(
-                    f"{self.folder}: its source {describe(self.sources)} has changed since the fit; "
+                    f"{self.folder}: its source {describe(self.sources)} has changed since the fit"
+                    f"{changed_files(prepared.digests, data.digests)}; "
                     "give the data explicitly, or fit anew"
                 )
             self._examples = data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +45,18 @@ def command_line() -> str:
 def timestamp() -> str:
     """Local time to the second, ISO 8601."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Which files are not what they were, as the end of a clause; "" where that is not known."""
+    if not before or not now:
+        return ""
+    for names, what in (
+        ([n for n in before if n in now and now[n] != before[n]], "is not as it was"),
+        ([n for n in before if n not in now], "is gone"),
+        ([n for n in now if n not in before], "is new"),
+    ):
+        if names:
+            more = f", as are {len(names) - 1} more" if len(names) > 1 else ""
+            return f" ({names[0]} {what}{more})"
+    return ""

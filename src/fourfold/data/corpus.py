@@ -6,7 +6,7 @@ import hashlib
 import math
 from array import array
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,8 +47,12 @@ class Corpus:
         self.bytes = 0
         self._kept: list[tuple[int, str]] | None = []
         digest, lengths = hashlib.sha256(), array("q")
-        for number, piece in self._read():
+        self.files: dict[str, str] = {}
+        """Digests of the files, by name."""
+        own = [hashlib.blake2b(digest_size=8)]
+        for number, piece in self._read(own):
             encoded = piece.encode()
+            own[0].update(encoded)
             if number == len(lengths):
                 lengths.append(0)
                 digest.update(b"\xff")  # no byte of UTF-8: marks where a document begins
@@ -72,8 +76,12 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.characters)
 
-    def _read(self) -> Iterator[tuple[int, str]]:
-        """Pieces with the number of their document; documents without text are not numbered."""
+    def _read(self, own: list[Any] | None = None) -> Iterator[tuple[int, str]]:
+        """Pieces with the number of their document; documents without text are not numbered.
+
+        Args:
+            own: a digest that hears the pieces, kept for each file, whose place a new one then takes.
+        """
         number, self.empty, begun = 0, 0, False
         for origin in self.origins:
             for piece, last in documents(origin):
@@ -83,6 +91,10 @@ class Corpus:
                 if last:
                     number, self.empty = number + begun, self.empty + (not begun)
                     begun = False
+            if own is not None:
+                if origin.path is not None:
+                    self.files[origin.place] = own[0].hexdigest()
+                own[0] = hashlib.blake2b(digest_size=8)
 
     def pieces(self) -> Iterator[tuple[int, str]]:
         """All pieces in order, from memory or read again.

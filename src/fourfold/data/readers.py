@@ -58,6 +58,11 @@ class Origin:
     """Standard input, kept so that it can be read more than once."""
     texts: Sequence[Any] | None = None
 
+    @property
+    def place(self) -> str:
+        """The file's address, the same from wherever it is named."""
+        return self.name if self.path is None or "://" in self.name else str(self.path.resolve())
+
 
 def magic(head: bytes) -> str | None:
     """What binary kind of file begins like this, in words; None for text, as far as it tells."""

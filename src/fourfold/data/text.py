@@ -180,6 +180,7 @@ class TextData(Indexed):
         self.options, self.window = options, options.window
         self.vocabulary, self.fingerprint = vocabulary, fingerprint
         self._measures, self._about, self._tokens = measures, about, tokens
+        self.digests = about.get("files", {})
 
     @classmethod
     def of_vocabulary(cls, options: Text, vocabulary: Vocabulary, name: str) -> TextData:
@@ -338,7 +339,7 @@ class TextData(Indexed):
         """See `Data.summary`."""
         measures = self._measures
         return {
-            **{k: v for k, v in self._about.items() if k not in ("notes", "mixture")},
+            **{k: v for k, v in self._about.items() if k not in ("notes", "mixture", "files")},
             **{
                 name: dict(values)
                 for name, values in vars(measures).items()
@@ -383,6 +384,10 @@ def segments_of(tokens: torch.Tensor, end: int) -> torch.Tensor:
     """
     begun = (tokens == end).long().cumsum(-1)
     return begun - begun[..., :1]
+
+
+MOST_FILES = 10_000
+"""Files whose digests are kept; of more it is not told which one has changed."""
 
 
 class _Stock(NamedTuple):
@@ -448,7 +453,15 @@ def _open(
         how += "; validation from files of its own"
     if not whole and options.training is not None:
         how += f"; training on {options.training}"
-    about = {"source": name, "split": how, "shares": list(shares[0]), "notes": notes}
+    about: dict[str, Any] = {
+        "source": name,
+        "split": how,
+        "shares": list(shares[0]),
+        "notes": notes,
+    }
+    files = {place: digest for corpus in corpora for place, digest in corpus.files.items()}
+    if len(files) <= MOST_FILES:
+        about["files"] = files
     if mixture is not None:
         # validation texts of their own come last and have no weight
         about["mixture"] = _weighed(mixture, [stock.name for stock in stocks if stock.name])

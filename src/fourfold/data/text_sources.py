@@ -14,6 +14,7 @@ from fourfold.core.errors import UserError, nearest
 from fourfold.data import readers
 from fourfold.data.catalog import CATALOG, find
 from fourfold.data.readers import BLOCK, PLAIN, ROWS, Origin, decoded, kind_of
+from fourfold.data.remote import brought, is_remote
 
 
 def find_origins(
@@ -22,7 +23,8 @@ def find_origins(
     """What some sources mean, in a fixed order, with notes on what is left out.
 
     Args:
-        sources: None (the embedded text), a path, glob, catalog name, "-" or several of these;
+        sources: None (the embedded text), a path, glob, catalog name, an address as s3://bucket/*.txt, "-" or several of
+            these;
             in memory a mapping or frame whose `field` holds one text or several: {"text": [...]}.
         field: name of that column or key.
         strict: refuse folders with files that are no text instead of leaving those out.
@@ -47,7 +49,7 @@ def find_origins(
                 f"text itself is given as {{{field!r}: [...]}}"
             )
         found.extend(_named(os.fspath(source), field, strict, notes))
-    unique = {str(o.path.resolve()) if o.path else o.name: o for o in found}
+    unique = {o.place: o for o in found}
     if len(unique) < len(found):
         notes.append(f"{len(found) - len(unique)} files were named twice and are read once")
     if not unique:
@@ -67,6 +69,10 @@ def _named(name: str, field: str, strict: bool, notes: list[str]) -> Iterator[Or
     """What one word of a user means."""
     if name == "-":
         yield Origin("standard input", field, stream=keep_stream(sys.stdin.buffer))
+        return
+    if is_remote(name):
+        for address, copy in brought(name):
+            yield Origin(address, field, path=copy)
         return
     path = Path(name)
     try:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -84,6 +81,18 @@ class Encoded:
     """(V,) int64 occurrences in the training split."""
 
 
+class Piece(NamedTuple):
+    """What a batch of parts gives of one split."""
+
+    tokens: np.ndarray
+    """(tokens,) uint16 or uint32."""
+    spelled: list[str]
+    """What its unknown tokens stand for."""
+    bytes: int
+    characters: int
+    documents: int
+
+
 def encode_splits(stream: Iterable[Part], vocabulary: Vocabulary, folder: Path | None) -> Encoded:
     """Encode a corpus.
 
@@ -97,18 +106,26 @@ def encode_splits(stream: Iterable[Part], vocabulary: Vocabulary, folder: Path |
         UserError: the folder cannot be written, or the disk is full.
     """
     if folder is None:
-        chunks: dict[Split, list[np.ndarray]] = {split: [] for split in SPLITS}
-        measures, counts = _encode(stream, vocabulary, lambda s, t: chunks[s].append(t))
-        return Encoded({s: np.concatenate(chunks[s]) for s in SPLITS}, measures, counts)
+        tally = Tally(vocabulary)
+        chunks = {split: [np.array([vocabulary.opening], dtype_of(vocabulary))] for split in SPLITS}
+        for batch in batches(stream):
+            for split, piece in encoded(batch, vocabulary).items():
+                chunks[split].append(piece.tokens)
+                tally.add(batch[0].source, split, piece)
+        return Encoded(
+            {s: np.concatenate(chunks[s]) for s in SPLITS}, tally.measured(), tally.counts
+        )
+    from fourfold.data.token_files import read, write
+
     if not (folder / "measures.json").is_file():
         try:
-            _write(stream, vocabulary, folder)
+            write(stream, vocabulary, folder)
         except OSError as error:
             why = "no space left" if full_disk(error) else f"cannot be written ({error.strerror})"
             raise UserError(
                 f"{folder}: {why}; tokens of long texts are kept here, FOURFOLD_CACHE names another place"
             ) from error
-    return _read(folder, dtype_of(vocabulary))
+    return read(folder, dtype_of(vocabulary))
 
 
 def dtype_of(vocabulary: Vocabulary) -> np.dtype[Any]:
@@ -116,91 +133,62 @@ def dtype_of(vocabulary: Vocabulary) -> np.dtype[Any]:
     return np.dtype(np.uint16 if len(vocabulary) <= 1 << 16 else np.uint32)
 
 
-def _write(stream: Iterable[Part], vocabulary: Vocabulary, folder: Path) -> None:
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        files = {split: (temporary / f"{split}.bin").open("wb") for split in SPLITS}
-        try:
-            measures, counts = _encode(stream, vocabulary, lambda s, t: files[s].write(t.data))
-        finally:
-            for file in files.values():
-                file.close()
-        np.save(temporary / "counts.npy", counts)
-        (temporary / "measures.json").write_text(json.dumps(asdict(measures)), encoding="utf-8")
-        try:
-            os.replace(temporary, folder)
-        except OSError:
-            if not (folder / "measures.json").is_file():  # otherwise another process was faster
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _read(folder: Path, dtype: np.dtype[Any]) -> Encoded:
-    try:
-        measures = Measures(**json.loads((folder / "measures.json").read_text(encoding="utf-8")))
-        counts = np.load(folder / "counts.npy", allow_pickle=False)
-        tokens = {s: np.memmap(folder / f"{s}.bin", dtype, mode="r") for s in SPLITS}
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{folder}: damaged ({error}); delete it and it is made again") from error
-    for split in SPLITS:
-        if len(tokens[split]) != measures.tokens[split] + 1:
-            raise UserError(
-                f"{folder}/{split}.bin: truncated; delete {folder} and it is made again"
-            )
-    return Encoded(dict(tokens), measures, counts)
-
-
-def _encode(
-    stream: Iterable[Part], vocabulary: Vocabulary, emit: Any
-) -> tuple[Measures, np.ndarray]:
-    """Hand the tokens of each split to `emit(split, tokens)` in order, and measure them."""
-    measures, counts = Measures(), np.zeros(len(vocabulary), np.int64)
-    dtype = dtype_of(vocabulary)
-    unknown: Counter[str] = Counter()
-    spelling: dict[Split, Spelling] = {}
-    for split in SPLITS:
-        emit(split, np.array([vocabulary.opening], dtype))
-
-    def flush(batch: list[Part]) -> None:
-        for split in SPLITS:
-            mine = [part for part in batch if part.split == split]
-            if not mine:
-                continue
-            tokens, spelled = _encode_parts(mine, vocabulary)
-            tokens = tokens.astype(dtype)
-            emit(split, tokens)
-            bits = 0.0
-            if spelled:
-                if split not in spelling:
-                    spelling[split] = Spelling(vocabulary)
-                bits = spelling[split].bits(spelled)
-                _count(unknown, spelled)
-            size = sum(len(p.text) if p.text.isascii() else len(p.text.encode()) for p in mine)
-            measures.add(mine[0].source, split, tokens=len(tokens), bytes=size, spelling=bits)
-            measures.characters[split] += sum(len(p.text) for p in mine)
-            measures.documents[split] += sum(p.first for p in mine)
-            if vocabulary.unknown is not None:
-                measures.unknown[split] += int((tokens == vocabulary.unknown).sum())
-            if split == "train":
-                counts[:] += np.bincount(tokens, minlength=len(counts))
-
+def batches(stream: Iterable[Part]) -> Iterator[list[Part]]:
+    """Parts of one source each, encoded at once; they depend on the text alone."""
     batch: list[Part] = []
     waiting = 0
     for part in stream:
-        if batch and part.source != batch[-1].source:
-            flush(batch)
+        if batch and (waiting >= BATCH or part.source != batch[-1].source):
+            yield batch
             batch, waiting = [], 0
         batch.append(part)
         waiting += len(part.text)
-        if waiting >= BATCH:
-            flush(batch)
-            batch, waiting = [], 0
-    flush(batch)
-    measures.unknown_words = dict(unknown.most_common(NAMED))
-    return measures, counts
+    if batch:
+        yield batch
+
+
+def encoded(batch: Sequence[Part], vocabulary: Vocabulary) -> dict[Split, Piece]:
+    """A batch's tokens, by split."""
+    found: dict[Split, Piece] = {}
+    for split in SPLITS:
+        mine = [part for part in batch if part.split == split]
+        if mine:
+            tokens, spelled = _encode_parts(mine, vocabulary)
+            size = sum(len(p.text) if p.text.isascii() else len(p.text.encode()) for p in mine)
+            length, many = sum(len(p.text) for p in mine), sum(p.first for p in mine)
+            found[split] = Piece(tokens.astype(dtype_of(vocabulary)), spelled, size, length, many)
+    return found
+
+
+class Tally:
+    """Measures pieces in their order."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary, self.measures = vocabulary, Measures()
+        self.counts = np.zeros(len(vocabulary), np.int64)
+        self._unknown: Counter[str] = Counter()
+        self._spelling: dict[Split, Spelling] = {}
+
+    def add(self, source: int, split: Split, piece: Piece) -> None:
+        """One more piece of a split."""
+        measures, bits = self.measures, 0.0
+        if piece.spelled:
+            if split not in self._spelling:
+                self._spelling[split] = Spelling(self.vocabulary)
+            bits = self._spelling[split].bits(piece.spelled)
+            _count(self._unknown, piece.spelled)
+        measures.add(source, split, tokens=len(piece.tokens), bytes=piece.bytes, spelling=bits)
+        measures.characters[split] += piece.characters
+        measures.documents[split] += piece.documents
+        if self.vocabulary.unknown is not None:
+            measures.unknown[split] += int((piece.tokens == self.vocabulary.unknown).sum())
+        if split == "train":
+            self.counts += np.bincount(piece.tokens, minlength=len(self.counts))
+
+    def measured(self) -> Measures:
+        """All of them together."""
+        self.measures.unknown_words = dict(self._unknown.most_common(NAMED))
+        return self.measures
 
 
 def _count(unknown: Counter[str], spelled: list[str]) -> None:

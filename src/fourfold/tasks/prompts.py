@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fourfold.core.device import available_memory
+from fourfold.core.device import available_memory, own_cores
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.data.templated import Templated
@@ -155,8 +155,7 @@ def cores() -> int:
     said = os.environ.get("OMP_NUM_THREADS", "")
     if said.isdigit() and int(said):
         return int(said)
-    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return mine or 1
+    return own_cores()
 
 
 class ReaderDecoder(Decoder):
