@@ -416,7 +416,9 @@ def find(name: str) -> list[Path] | None:
     if entry is None:
         return None
     paths = [_locate(name, entry, file) for file in entry.files]
-    return [_unpack(paths[0], entry)] if entry.member else paths
+    # images are read from their archive: thousands of small files are slow to write and to open
+    unpacked = entry.member and entry.kind != "images"
+    return [_unpack(paths[0], entry)] if unpacked else paths
 
 
 def _locate(name: str, entry: Entry, file: File) -> Path:

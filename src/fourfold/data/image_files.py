@@ -1,4 +1,4 @@
-"""Where images lie: folders, archives, IDX and NumPy files, arrays in memory. Nothing is decoded here.
+"""Where images lie: folders, archives, lists, IDX and NumPy files, arrays in memory. Nothing is decoded here.
 
 IDX is the format of MNIST (LeCun et al. 1998, http://yann.lecun.com/exdb/mnist/). Shapes: N images,
 C channels, H and W pixels.
@@ -44,6 +44,8 @@ class ImageFile:
     content: Path | bytes
     label: str | None = None
     split: Split | None = None
+    archive: Path | None = None
+    """The archive whose member it is."""
 
     def read(self) -> bytes:
         """The file's bytes."""
@@ -136,11 +138,16 @@ def _read_path(path: Path, notes: list[str]) -> Found:
     if path.is_dir():
         return _folder(path, notes)
     if name.endswith(ARCHIVE_SUFFIXES):
-        return _labelled(list(archive_members(path)), str(path), notes)
+        found = _labelled(list(archive_members(path)), str(path), notes)
+        return [replace(f, archive=path) if isinstance(f, ImageFile) else f for f in found]
     if "-ubyte" in name:
         return _idx_pair(path)
     if name.endswith((".npy", ".npz")):
         return _numpy(path)
+    if name.endswith((".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")):
+        from fourfold.data.image_lists import listed
+
+        return list(listed(path))
     # any other file was named by the user: it is tried as an image, whatever its suffix
     return [ImageFile(str(path), path)]
 
@@ -151,6 +158,9 @@ def _folder(root: Path, notes: list[str]) -> Found:
     except OSError as error:
         raise UserError(f"{root}: cannot be read ({error.strerror})") from error
     members = [(PurePosixPath(p.relative_to(root).as_posix()), p) for p in files]
+    if empty := _without_images(root, files):
+        few = ", ".join(empty[:3]) + (f" and {len(empty) - 3} more" if len(empty) > 3 else "")
+        notes.append(f"{root}: no images in {few}; an empty folder makes no class")
     if not any(p.suffix.lower() in IMAGE_SUFFIXES for p in files):
         stacks = [p for p in files if "-ubyte" in p.name or p.suffix in (".npy", ".npz")]
         stacks += [p for p in files if p.name.lower().endswith(ARCHIVE_SUFFIXES)]
@@ -164,6 +174,23 @@ def _folder(root: Path, notes: list[str]) -> Found:
             f"{', '.join(sorted(IMAGE_SUFFIXES))}, IDX, .npy, .npz or an archive)"
         )
     return _labelled(members, str(root), notes)
+
+
+def _without_images(root: Path, files: list[Path]) -> list[str]:
+    """Folders below root in which no image lies, not even deeper; of those within one another the outermost."""
+    filled = {above for p in files if _may_be_images(p) for above in p.parents}
+    empty = [d for d in sorted(root.rglob("*")) if d.is_dir() and d not in filled]
+    outer = [d for d in empty if d.parent == root or d.parent in filled]
+    return [str(d.relative_to(root)) for d in outer if not d.name.startswith((".", "__MACOSX"))]
+
+
+def _may_be_images(path: Path) -> bool:
+    name = path.name.lower()
+    return (
+        path.suffix.lower() in IMAGE_SUFFIXES
+        or "-ubyte" in name
+        or name.endswith((".npy", ".npz", *ARCHIVE_SUFFIXES))
+    )
 
 
 def archive_members(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
@@ -204,6 +231,7 @@ def _labelled(members: Iterable[tuple[PurePosixPath, Any]], root: str, notes: li
         kinds = ", ".join(sorted(others))
         notes.append(f"{root}: {others.total()} files that are no images ({kinds}) were left out")
     folders, outer = _without_common([path.parts[:-1] for path, _ in kept])
+    outer = (PurePosixPath(root).name, *outer)
     common = [SPLITS[part.lower()] for part in outer if part.lower() in SPLITS]
     splits: list[Split | None] = [common[-1] if common else None] * len(kept)
     if all(parts and parts[0].lower() in SPLITS for parts in folders):

@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Split
+from fourfold.data import image_cache
 from fourfold.data.image_files import Found, ImageFile, Stack
 from fourfold.data.pixels import (
     Header,
@@ -25,6 +27,9 @@ from fourfold.data.pixels import (
     in_threads,
     probe,
 )
+
+KEPT = ("shape", "range", "skipped", "resized", "fingerprint")
+"""What a reader has found, beside the images themselves."""
 
 
 class Reader:
@@ -39,6 +44,7 @@ class Reader:
         shape: tuple[int, int, int] | None,
         range_: tuple[float, float] | None,
         notes: list[str],
+        preparation: str = "",
     ) -> None:
         """Set what is wanted; None is decided from the images.
 
@@ -49,18 +55,18 @@ class Reader:
             shape: (C, H, W) that an earlier reading decided on; stands above size and channels.
             range_: numbers for black and white that an earlier reading decided on.
             notes: sentences for the user are added to this list.
+            preparation: description of what prepares the images, a part of their fingerprint.
         """
         self.wanted_size, self.channels, self.strict, self.notes = size, channels, strict, notes
         self.fixed, self.range = shape, range_
         self.shape = shape or (1, 1, 1)
         self.skipped = self.resized = 0
+        self.names: list[str] = []
+        """Of every image that was read, the file or the array and the place in it."""
+        self.fingerprint = ""
+        """SHA-256 of what was read and of what prepared it."""
+        self.preparation = preparation
         self._hash = hashlib.sha256()
-
-    def digest(self, preparation: str) -> str:
-        """SHA-256 of what was read and of a description of what prepared it."""
-        whole = self._hash.copy()
-        whole.update(preparation.encode())
-        return whole.hexdigest()
 
     def read(
         self, found: Found, apart: Found
@@ -82,25 +88,56 @@ class Reader:
         items += [(item, "valid") for item in apart]
         files = [(item, split) for item, split in items if isinstance(item, ImageFile)]
         stacks = [(item, split) for item, split in items if isinstance(item, Stack)]
-        headers = list(in_threads(probe, [file for file, _ in files]))
-        arrays = [self._pixels(stack) for stack, _ in stacks]
-        self._refuse(
-            [file for file, _ in files], {i: h.fault for i, h in enumerate(headers) if h.fault}
-        )
+        key = image_cache.key_of([*found, *apart], f"{self.preparation} {self.fixed} {self.range}")
+        known = image_cache.load(key) if key else None
+        if known and not (self.strict and known[1]["skipped"]):
+            pixels, kept = self._known(*known)
+        else:
+            told = len(self.notes)
+            pixels, kept = self._read([f for f, _ in files], [s for s, _ in stacks])
+            if key:
+                about = {"notes": self.notes[told:], "kept": kept}
+                about |= {name: getattr(self, name) for name in KEPT}
+                image_cache.keep(key, pixels.numpy(), about)
+        labels: list[str | None] = [files[i][0].label for i in kept]
+        splits = [files[i][1] for i in kept]
+        self.names = [files[i][0].name for i in kept]
+        for stack, split in stacks:
+            count = len(stack.images)
+            labels += _names(stack, count)
+            splits += [split] * count
+            self.names += [f"{stack.name}[{i}]" for i in range(count)]
+        return pixels, self._all_or_none(labels), splits
+
+    def _read(self, files: list[ImageFile], stacks: list[Stack]) -> tuple[Tensor, list[int]]:
+        """Pixels of the files that open, whose numbers are returned too, and of all stacks."""
+        headers = list(in_threads(probe, files))
+        arrays = [self._pixels(stack) for stack in stacks]
+        self._refuse(files, {i: h.fault for i, h in enumerate(headers) if h.fault})
         sizes = Counter((h.height, h.width) for h in headers if not h.fault)
         for array in arrays:
             sizes[array.shape[2], array.shape[3]] += len(array)
         self.shape = self.fixed or self._choose(headers, arrays, sizes)
         pixels = allocate(len(files) + sum(len(a) for a in arrays), self.shape)
-        kept = self._decode([file for file, _ in files], headers, pixels)
-        labels: list[str | None] = [files[i][0].label for i in kept]
-        splits = [files[i][1] for i in kept]
-        for (stack, split), array in zip(stacks, arrays, strict=True):
-            pixels[len(splits) : len(splits) + len(array)].numpy()[:] = fit_stack(array, self.shape)
-            labels += _names(stack, len(array))
-            splits += [split] * len(array)
+        kept = self._decode(files, headers, pixels)
+        end = len(kept)
+        for array in arrays:
+            pixels[end : end + len(array)].numpy()[:] = fit_stack(array, self.shape)
+            end += len(array)
         self._say(headers, sizes)
-        return pixels[: len(splits)], self._all_or_none(labels), splits
+        self._hash.update(self.preparation.encode())
+        self.fingerprint = self._hash.hexdigest()
+        return pixels[:end], kept
+
+    def _known(self, pixels: np.ndarray, about: dict[str, Any]) -> tuple[Tensor, list[int]]:
+        """What an earlier reading of the same files found."""
+        for name in KEPT:
+            value = about[name]
+            setattr(self, name, tuple(value) if isinstance(value, list) else value)
+        self.notes += about["notes"]
+        copied = allocate(len(pixels), self.shape)
+        copied.numpy()[:] = pixels
+        return copied, about["kept"]
 
     def _pixels(self, stack: Stack) -> np.ndarray:
         self._hash.update(f"{stack.name.rsplit('/', 1)[-1]} {stack.images.shape}".encode())

@@ -48,6 +48,8 @@ class Examples(NamedTuple):
     """(N,) int64."""
     rows: dict[Split, Tensor]
     """Numbers of each split's images."""
+    names: list[str]
+    """Of each image the file, or the array and the place in it."""
 
 
 class Images(DataOptions):
@@ -119,27 +121,55 @@ class ImageData(Indexed):
         self.options, self.preparation = options, preparation
         self.shape, self.classes = preparation.shape, preparation.classes
         self.fingerprint = preparation.fingerprint
-        self._examples, self._about = examples, about
+        self.examples, self._about = examples, about
 
     def size(self, split: Split) -> int:
         """Images in the split."""
-        return 0 if self._examples is None else len(self._examples.rows[split])
+        return 0 if self.examples is None else len(self.examples.rows[split])
 
     def pixels(self, split: Split) -> Tensor:
         """All images of a split, (N, C, H, W) uint8, in stored order."""
-        if self._examples is None:
+        if self.examples is None:
             raise ValueError("this data was restored without examples; reopen brings them")
-        return self._examples.images[self._examples.rows[split]]
+        return self.examples.images[self.examples.rows[split]]
+
+    @property
+    def names(self) -> dict[Split, list[str]]:
+        """Of each split's images the file, or the array and the place in it, in stored order."""
+        if self.examples is None:
+            return {split: [] for split in SPLIT_NAMES}
+        _, _, rows, names = self.examples
+        return {split: [names[i] for i in rows[split].tolist()] for split in SPLIT_NAMES}
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels."""
+        return self.examples is not None and self.examples.labels is not None
+
+    def labels(self, split: Split) -> Tensor:
+        """(N,) int64 labels of a split in stored order; empty where there are none."""
+        if self.examples is None or self.examples.labels is None:
+            return torch.empty(0, dtype=torch.int64)
+        return self.examples.labels[self.examples.rows[split]]
+
+    def some(self, split: Split, index: np.ndarray | slice) -> tuple[Tensor, Tensor | None]:
+        """Some images of a split, (B, C, H, W) uint8, and their labels (B,) int64 where there are any."""
+        if self.examples is None:
+            raise ValueError("this data was restored without examples; reopen brings them")
+        images, labels, rows, _ = self.examples
+        chosen = rows[split][index if isinstance(index, slice) else torch.from_numpy(index)]
+        return images[chosen], None if labels is None else labels[chosen]
+
+    def note(self, sentence: str) -> None:
+        """Add a sentence to what the user is told of the data."""
+        self._about = {**self._about, "notes": [*self._about["notes"], sentence]}
 
     def take(self, split: Split, index: np.ndarray | slice, epoch: int | None) -> Batch:
         """See `Indexed.take`."""
-        if self._examples is None:
-            raise ValueError("this data was restored without examples; reopen brings them")
-        images, labels, rows = self._examples
-        chosen = rows[split][index if isinstance(index, slice) else torch.from_numpy(index)]
-        batch = {"image": images[chosen].float().mul_(2 / 255).sub_(1)}
+        images, labels = self.some(split, index)
+        batch = {"image": images.float().mul_(2 / 255).sub_(1)}
         if labels is not None:
-            batch["label"] = labels[chosen]
+            batch["label"] = labels
         return batch
 
     def reopen(
@@ -187,14 +217,14 @@ def _open(
         shape=known.shape if known else None,
         range_=known.range if known else None,
         notes=notes,
+        # what changes no image is no part of it
+        preparation=options.model_dump_json(include=set(Images.model_fields) - {"batch", "strict"}),
     )
     images, names, given = reader.read(found, apart)
     classes = _classes(names) if known is None else known.classes
     labels = _labels(names, classes, notes)
     rows = _rows(options, given, len(images), seed, whole, notes)
-    # what prepared the images is part of the fingerprint; what changes none of them is not
-    fingerprint = reader.digest(options.model_dump_json(exclude={"batch", "strict"}))
-    preparation = Preparation(reader.shape, classes, reader.range, fingerprint)
+    preparation = Preparation(reader.shape, classes, reader.range, reader.fingerprint)
     about: dict[str, Any] = {
         "images": len(images),
         **{split: len(rows[split]) for split in SPLIT_NAMES},
@@ -205,7 +235,9 @@ def _open(
         counts = torch.bincount(labels, minlength=len(classes)).tolist()
         about["classes"] = dict(zip(classes, counts, strict=True))
     about |= {"skipped": reader.skipped, "resized": reader.resized, "notes": notes}
-    return ImageData(options, preparation, Examples(images, labels, rows), about, seed=seed)
+    return ImageData(
+        options, preparation, Examples(images, labels, rows, reader.names), about, seed=seed
+    )
 
 
 def _classes(names: list[str] | None) -> tuple[str, ...]:

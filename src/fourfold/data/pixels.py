@@ -38,8 +38,13 @@ class Header(NamedTuple):
 
 def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """Map over a thread pool, in order: Pillow's decoders let other threads run."""
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        yield from pool.map(function, items, chunksize=1)
+    every, workers = list(items), min(16, os.cpu_count() or 1)
+    # handing over one small image at a time costs as much as decoding it
+    size = max(1, min(64, len(every) // (4 * workers)))
+    pieces = [every[start : start + size] for start in range(0, len(every), size)]
+    with ThreadPoolExecutor(workers) as pool:
+        for piece in pool.map(lambda some: [function(item) for item in some], pieces):
+            yield from piece
 
 
 def fault_of(error: Exception) -> str:
@@ -50,6 +55,8 @@ def fault_of(error: Exception) -> str:
         return "not an image that Pillow knows"
     if isinstance(error, PermissionError):
         return "no permission to read it"
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
     return str(error).rstrip(".") or type(error).__name__
 
 
