@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import fourfold
@@ -28,7 +29,7 @@ def losses_alike(
     if "--algorithm" in options:
         own = own[: own.index("--algorithm")]
     arguments = ["fit", f"bare-{system}", *own, *OFTEN, "--steps", "50"]
-    given = [o for o in options if not o.startswith("--parallel")]
+    given = [o for o in options if not o.startswith("--parallel") and o != "bfloat16"]
     assert nursery.run([*arguments, *given, "--out", tmp_path / "1"]).code == 0
     nursery.together(count, [*arguments, *options, "--out", tmp_path / "n"])
     assert_alike(tmp_path / "1", tmp_path / "n", rtol)
@@ -43,6 +44,19 @@ def test_sharded_gpt(nursery: Nursery, tmp_path: Path) -> None:
     """With tied weights, an average, and activations that are computed again."""
     options = ("--tied", "--ema", "0.9", "--clip", "1", "--decay", "0.1")
     losses_alike(nursery, tmp_path, "gpt", 2, *options, "--parallel.shard", "--parallel.recompute")
+
+
+def test_weights_in_bfloat16_are_summed_in_float32(nursery: Nursery, tmp_path: Path) -> None:
+    """The fit is that of bfloat16 products; what is kept is float32."""
+    shard = ("--parallel.shard", "--parallel.weights", "bfloat16")
+    losses_alike(nursery, tmp_path, "gpt", 2, *shard, rtol=3e-2)
+    one, many = (measures(tmp_path / n) for n in ("1", "n"))
+    last = (50, "loss")
+    assert one[last] != pytest.approx(many[last], rel=1e-6)  # they were used
+    kept = load_file(tmp_path / "n" / "weights.safetensors")
+    assert all(t.dtype == torch.float32 for t in kept.values())
+    coarse = [float((t - t.bfloat16().float()).abs().max()) for t in kept.values()]
+    assert max(coarse) > 1e-5  # steps are taken on more than bfloat16 holds
 
 
 @pytest.mark.slow
