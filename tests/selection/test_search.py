@@ -244,6 +244,34 @@ def test_several_processes_share_a_study(tmp_path: Path) -> None:
     assert not (tmp_path / "a/search.db").exists()
 
 
+def test_a_study_that_another_process_begins_at_the_same_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import optuna
+
+    plain, failed = optuna.create_study, []
+
+    def late(**options: Any) -> Any:
+        if len(failed) < 2:
+            failed.append(1)
+            raise RuntimeError("(sqlite3.OperationalError) table studies already exists")
+        return plain(**options)
+
+    monkeypatch.setattr(optuna, "create_study", late)
+    given = {"target": "y", "trials": 1, "steps": 2, "out": False}
+    found = search(Net, numbers(60), storage=f"sqlite:///{tmp_path}/x.db", study="s", **given)
+    assert len(failed) == 2 and len(found.trials) == 1
+
+
+def test_a_database_without_its_driver_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    given = {"target": "y", "trials": 1, "steps": 2, "out": False}
+    with pytest.raises(
+        UserError, match="no driver for such a database: pip install psycopg2-binary"
+    ):
+        search(Net, numbers(60), storage="postgresql://localhost/x", study="s", **given)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -6,6 +6,7 @@ Tree-structured Parzen estimator: Bergstra et al. 2011; median pruning: Golovin 
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,9 @@ WARM = 4
 WHY = "why"
 """Of a failed trial, in Optuna's attributes."""
 INTERRUPTED = "interrupted"
+TRIES = 5
+"""Times that a database is opened where another process makes its tables."""
+DRIVERS = {"postgresql": "psycopg2-binary", "mysql": "pymysql, and write mysql+pymysql://"}
 MEASURE = "measure"
 """Name of what trials are compared by, in the study's attributes."""
 
@@ -62,17 +66,26 @@ def open_study(plan: Plan) -> optuna.Study:
         plan.place.mkdir(parents=True, exist_ok=True)
         address = f"sqlite:///{(plan.place / STORE).resolve()}"
     name = plan.study or (plan.place.name if plan.place is not None else plan.configured.name)
-    try:
-        study = optuna.create_study(
-            storage=address,
-            study_name=name,
-            load_if_exists=True,
-            direction="maximize" if plan.higher else "minimize",
-            pruner=optuna.pruners.MedianPruner(UNPRUNED, 1 if plan.folds else WARM),
-        )
-    except Exception as error:  # SQLAlchemy's, the driver's and Optuna's own
-        line = str(error).strip().splitlines()[0]
-        raise UserError(f"--storage {address}: cannot be opened ({line})") from error
+    for attempt in range(TRIES):
+        try:
+            study = optuna.create_study(
+                storage=address,
+                study_name=name,
+                load_if_exists=True,
+                direction="maximize" if plan.higher else "minimize",
+                pruner=optuna.pruners.MedianPruner(UNPRUNED, 1 if plan.folds else WARM),
+            )
+            break
+        except Exception as error:  # SQLAlchemy's, the driver's and Optuna's own
+            line = str(error).strip().splitlines()[0]
+            # another process makes the same tables at the same moment: they are there the next time
+            if "already exists" in line and attempt + 1 < TRIES:
+                time.sleep(0.2 * (attempt + 1))
+                continue
+            if "DB access module" in line:
+                driver = DRIVERS.get(str(address).split(":")[0], "its driver")
+                line = f"no driver for such a database: pip install {driver}"
+            raise UserError(f"--storage {address}: cannot be opened ({line})") from error
     known, wanted = study.user_attrs.get("plan"), plan.compared()
     if known is None:
         study.set_user_attr("plan", wanted)
