@@ -65,6 +65,14 @@ SYSTEMS |= {
     }.items()
     for taught in ("", "-distilled")
 }
+SYSTEMS["nat-ctc-glanced"] = (
+    "nat",
+    {
+        **TAUGHT, "length": "ctc", "upsample": 1.5, "reveal": "glancing", "dropout": 0.3, "lr": 0.01, "minutes": 30,
+        "teacher": "transformer", "from_": "nat-ctc-distilled",
+    },
+)  # fmt: skip
+"""What the distilled one learns further where it is told some of what it gets wrong."""
 SYSTEMS |= {
     f"numbers-{attention}": ("seq2seq", {**NUMBERS, "attention": attention})
     for attention in ("none", "dot", "additive")
