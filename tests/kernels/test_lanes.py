@@ -6,9 +6,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numba import njit
 
-from fourfold.kernels.lanes import LANES, exp, fma, load, pointer, splat, store, sums
+from fourfold.kernels.lanes import (
+    LANES,
+    exp,
+    fma,
+    load,
+    lower,
+    pointer,
+    splat,
+    store,
+    store_pair,
+    sums,
+    upper,
+)
 
 
 @pytest.fixture
@@ -63,6 +76,26 @@ def test_beyond_its_range_the_exponential_stays_finite() -> None:
     _exponentials(numbers, found)
     np.testing.assert_allclose(found[-1], np.exp(80), rtol=1e-4)
     np.testing.assert_allclose(found[0], np.exp(-80), rtol=1e-4)
+
+
+@njit
+def _pairs(numbers: Any, kept: Any, found: Any) -> None:
+    source, place, to = pointer(numbers), pointer(kept), pointer(found)
+    store_pair(place, 2 * LANES, load(source, 0), load(source, LANES))
+    store(to, 0, lower(place, 2 * LANES))
+    store(to, LANES, upper(place, 2 * LANES))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.uint16])
+def test_pairs_are_kept_whole_or_in_halves(numbers: np.ndarray, kind: Any) -> None:
+    numbers[:8] = [0.0, -0.0, 1e-38, 3e38, 1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8 - 2**-20, 65504]
+    kept, found = np.zeros(4 * LANES, kind), np.empty(2 * LANES, np.float32)
+    _pairs(numbers, kept, found)
+    expected = torch.from_numpy(numbers[: 2 * LANES])
+    if kind == np.uint16:  # torch rounds in the same way
+        expected = expected.bfloat16().float()
+    assert torch.equal(torch.from_numpy(found), expected)
+    assert not kept[: 2 * LANES].any()
 
 
 def test_a_vector_may_begin_anywhere(numbers: np.ndarray) -> None:

@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -145,6 +146,50 @@ def test_threads_together_say_what_one_says(kind: str, threads: int) -> None:
     del together, decoder
     gc.collect()
     assert team[kernel_team.STOP] == 1
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+def test_threads_that_read_at_once_do_not_meet(kind: str) -> None:
+    net = model(width=128, hidden=192, vocabulary=200, window=64, layers=3)
+    alone = CompiledDecoder(net, 4, kind, threads=1)
+    expected = [alone.read([slot], [[slot, 5, 6]], every=True) for slot in range(4)]
+    together = CompiledDecoder(net, 4, kind, weights=alone.weights, threads=1)
+
+    def read(slot: int) -> bool:
+        same = []
+        for _ in range(60):
+            together.cut(slot)
+            same.append(torch.equal(together.read([slot], [[slot, 5, 6]], every=True), expected[slot]))  # fmt: skip
+        return all(same)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(read, range(4)))
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+@pytest.mark.parametrize(("size", "count"), [(64, 200), (32, 25), (6, 13), (100, 40)])
+def test_long_texts_are_attended_to_exactly(kind: str, size: int, count: int) -> None:
+    """Over many keys, of heads that are whole vectors or not: against the model, or in bytes against itself read at once."""
+    net = model(width=64, heads=4, kv_heads=2, head_dim=size, window=count, vocabulary=40)
+    tokens = torch.randint(40, (1, count)).tolist()
+    decoder = CompiledDecoder(net, 1, kind)
+    found = torch.cat([decoder.read([0], [[token]]) for token in tokens[0]])
+    with torch.no_grad():
+        exact = net(torch.tensor(tokens))[0]
+    if kind == "float32":
+        torch.testing.assert_close(found, exact, rtol=1e-4, atol=2e-4)
+    assert float((found - exact).std() / exact.std()) < 0.15
+    again = CompiledDecoder(net, 1, kind, weights=decoder.weights)
+    assert torch.equal(again.read([0], tokens, every=True), found)
+
+
+def test_keys_and_values_are_halves_beside_bytes() -> None:
+    net = model(head_dim=16, heads=2, kv_heads=2)
+    half, whole = CompiledDecoder(net, 2, "int8"), CompiledDecoder(net, 2)
+    assert half.keys.nbytes * 2 == whole.keys.nbytes
+    half.read([0], [[1, 2, 3]])
+    half.copy(0, 1, 2)
+    assert torch.equal(half.read([1], [[4]]), CompiledDecoder(net, 1, "int8").read([0], [[1, 2, 4]]))  # fmt: skip
 
 
 def test_threads_help_where_that_is_sooner() -> None:

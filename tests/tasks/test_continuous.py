@@ -20,7 +20,7 @@ from fourfold.models.generation import Voice, generate
 from fourfold.models.sampling import Sampler, Sampling
 from fourfold.models.torch_decoder import TorchDecoder
 from fourfold.models.transformer import Transformer
-from fourfold.tasks.continuous import LEAST, PIECE, SHARED, Batch, Growing, _parts
+from fourfold.tasks.continuous import PIECE, SHARED, Batch, Growing
 
 GREEDY = Sampling(temperature=0)
 
@@ -84,7 +84,8 @@ def alone(prompt: Sequence[int], tokens: int, sampling: Sampling = GREEDY, seed:
 def test_each_is_as_if_it_were_alone(engine: str, threads: int) -> None:
     """More texts than slots, of all lengths, that join at any time, some of which leave; by any number of threads."""
     draw = random.Random(3)
-    batch = Batch(MAKE[engine](3), threads=threads)
+    decoder = MAKE[engine](3) if threads == 1 else CompiledDecoder(MODEL, 3, threads=threads)
+    batch = Batch(decoder)
     texts = [[draw.randrange(11) for _ in range(draw.randrange(1, 50))] for _ in range(24)]
     waiting = [
         (prompt, growing(prompt, draw.randrange(1, 30), sampling=sampling, generator=torch.Generator().manual_seed(n)))
@@ -171,16 +172,6 @@ def test_one_beginning_that_many_bring_at_once_is_read_once() -> None:
     said = run(batch, wanted)
     assert [g.reused for g in wanted] == [0, *[40] * 7]
     assert [said[g] for g in wanted] == [alone([*system, n], 3) for n in range(8)]
-
-
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=40), st.integers(1, 9))
-def test_threads_share_all_slots(counts: list[int], threads: int) -> None:
-    parts = _parts(counts, threads)
-    assert [n for part in parts for n in range(part.start, part.stop)] == list(range(len(counts)))
-    assert len(parts) <= threads and all(part.stop > part.start for part in parts)
-    shares = [sum(counts[part]) for part in parts]
-    assert all(share >= LEAST for share in shares[:-1])
-    assert max(shares) <= max(LEAST, -(-sum(counts) // threads)) + max(counts)
 
 
 def test_short_beginnings_are_read() -> None:

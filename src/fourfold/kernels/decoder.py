@@ -17,7 +17,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fourfold.kernels.cached import njit, sources
-from fourfold.kernels.lanes import LANES, add, div, exp, load, pointer, splat, store, sub
+from fourfold.kernels.lanes import (
+    LANES,
+    add,
+    div,
+    exp,
+    fma,
+    load,
+    lower,
+    mul,
+    pointer,
+    splat,
+    store,
+    store_pair,
+    sub,
+    sums,
+    upper,
+)
 from fourfold.kernels.panels import (
     BLOCK,
     OPTIONS,
@@ -30,6 +46,8 @@ from fourfold.kernels.panels import (
 from fourfold.kernels.team import follow, lead, meet, part, wake
 
 FAST: dict[str, Any] = {"fastmath": True, **OPTIONS}
+TOGETHER, SPARE = 12, 16
+"""Keys that a query meets at once; places of a cache behind the last that may be read, and not used."""
 HEADS, OUT, UP, DOWN = range(4)
 """A layer's matrices: (H + 2 K) D x W, W x H D, 2 F x W (gate, then up), W x F."""
 
@@ -136,64 +154,111 @@ def _turn(heads, at, weights, sizes, layer, begin, end):  # type: ignore[no-unty
                 x[half + i] = second * cos + first * sin
 
 
-@njit(**FAST)
-def _scores(query, keys, found, factor):  # type: ignore[no-untyped-def]
-    """Products of a query (D,) with keys (P, D); the largest."""
-    largest = np.float32(-3e38)  # fast arithmetic knows no infinity
-    for p in range(keys.shape[0]):
-        total = np.float32(0.0)
-        for i in range(keys.shape[1]):
-            total += query[i] * keys[p, i]
-        found[p] = total * factor
-        largest = max(largest, found[p])
-    return largest
-
-
 @njit(**OPTIONS)
-def _exponents(found, count, largest):  # type: ignore[no-untyped-def]
-    """e^(score - largest) in place; found has room for whole vectors."""
-    start, most = pointer(found), splat(np.float32(largest))
+def _scores(query, keys, begin, size, count, found):  # type: ignore[no-untyped-def]
+    """Products of a query with the `count` keys from `begin` on, each of `size` numbers, twelve at a time.
+
+    Of the last twelve some may lie beyond; `found` has room for them and four more.
+    """
+    q, k, to = pointer(query), pointer(keys), pointer(found)
+    zero = splat(np.float32(0.0))
+    for p in range(0, count, TOGETHER):
+        a = b = c = d = e = f = g = h = i = j = m = n = zero
+        at = begin + p * size
+        for w in range(0, size, 2 * LANES):
+            x, z, y = load(q, w), load(q, w + LANES), at + w
+            a = fma(upper(k, y), z, fma(lower(k, y), x, a))
+            b = fma(upper(k, y + size), z, fma(lower(k, y + size), x, b))
+            c = fma(upper(k, y + 2 * size), z, fma(lower(k, y + 2 * size), x, c))
+            d = fma(upper(k, y + 3 * size), z, fma(lower(k, y + 3 * size), x, d))
+            e = fma(upper(k, y + 4 * size), z, fma(lower(k, y + 4 * size), x, e))
+            f = fma(upper(k, y + 5 * size), z, fma(lower(k, y + 5 * size), x, f))
+            g = fma(upper(k, y + 6 * size), z, fma(lower(k, y + 6 * size), x, g))
+            h = fma(upper(k, y + 7 * size), z, fma(lower(k, y + 7 * size), x, h))
+            i = fma(upper(k, y + 8 * size), z, fma(lower(k, y + 8 * size), x, i))
+            j = fma(upper(k, y + 9 * size), z, fma(lower(k, y + 9 * size), x, j))
+            m = fma(upper(k, y + 10 * size), z, fma(lower(k, y + 10 * size), x, m))
+            n = fma(upper(k, y + 11 * size), z, fma(lower(k, y + 11 * size), x, n))
+        sums(to, p, a, b, c, d, e, f, g, h, i, j, m, n)
+
+
+@njit(**FAST)
+def _shares(found, count):  # type: ignore[no-untyped-def]
+    """e^(score - the largest) in place; their sum. found has room for whole vectors."""
+    largest = np.float32(-3e38)  # fast arithmetic knows no infinity
+    for p in range(count):
+        largest = max(largest, found[p])
+    start, most = pointer(found), splat(largest)
     for p in range(0, count, LANES):
         store(start, p, exp(sub(load(start, p), most)))
-
-
-@njit(**FAST)
-def _mix(found, values, out):  # type: ignore[no-untyped-def]
-    """The mean of values (P, D), weighted by found (P,), to out (D,)."""
     total = np.float32(0.0)
-    out[:] = 0.0
-    for p in range(values.shape[0]):
+    for p in range(count):
         total += found[p]
-        for i in range(values.shape[1]):
-            out[i] += found[p] * values[p, i]
-    for i in range(values.shape[1]):
-        out[i] /= total
+    return total
 
 
 @njit(**OPTIONS)
-def _keep(heads, slots, at, keys, values, sizes, first, last):  # type: ignore[no-untyped-def]
-    """Keep each row's key and value at its slot's place, (S, K, P, D): heads first to last of them."""
-    size = sizes.head_dim
+def _mix(found, values, begin, size, count, scale, out):  # type: ignore[no-untyped-def]
+    """The sum of the `count` values from `begin` on, weighted by found and scaled, to out (size,)."""
+    v, to, times = pointer(values), pointer(out), splat(scale)
+    zero = splat(np.float32(0.0))
+    w = 0
+    while w < size:
+        a = b = c = d = zero
+        if w + 4 * LANES <= size:
+            for p in range(count):
+                share, at = splat(found[p]), begin + p * size + w
+                a, b = fma(lower(v, at), share, a), fma(upper(v, at), share, b)
+                at += 2 * LANES
+                c, d = fma(lower(v, at), share, c), fma(upper(v, at), share, d)
+            store(to, w + 2 * LANES, mul(c, times))
+            store(to, w + 3 * LANES, mul(d, times))
+        else:
+            for p in range(count):
+                share, at = splat(found[p]), begin + p * size + w
+                a, b = fma(lower(v, at), share, a), fma(upper(v, at), share, b)
+        store(to, w, mul(a, times))
+        store(to, w + LANES, mul(b, times))
+        w += 4 * LANES
+
+
+@njit(**OPTIONS)
+def _keep(heads, slots, at, keys, values, sizes, start, last):  # type: ignore[no-untyped-def]
+    """Keep each row's key and value at its slot's place, (S, K, P', D'): heads start to last of them."""
+    size, whole = sizes.head_dim, keys.shape[3]
+    row = np.zeros(whole, np.float32)
+    source, k, v = pointer(row), pointer(keys), pointer(values)
     for r in range(len(at)):
-        for k in range(first, last):
-            begin = (sizes.heads + k) * size
-            keys[slots[r], k, at[r]] = heads[r, begin : begin + size]
+        for head in range(start, last):
+            place = ((slots[r] * keys.shape[1] + head) * keys.shape[2] + at[r]) * whole
+            begin = (sizes.heads + head) * size
+            row[:size] = heads[r, begin : begin + size]
+            for w in range(0, whole, 2 * LANES):
+                store_pair(k, place + w, load(source, w), load(source, w + LANES))
             begin += sizes.kv_heads * size
-            values[slots[r], k, at[r]] = heads[r, begin : begin + size]
+            row[:size] = heads[r, begin : begin + size]
+            for w in range(0, whole, 2 * LANES):
+                store_pair(v, place + w, load(source, w), load(source, w + LANES))
 
 
 @njit(**OPTIONS)
 def _attend(heads, slots, at, keys, values, sizes, sliding, mixed, begin, end):  # type: ignore[no-untyped-def]
     """What queries begin to end of each row draw from its slot's keys and values up to its place, to mixed (B, H D)."""
-    size, shared = sizes.head_dim, sizes.heads // sizes.kv_heads
-    found = np.empty(keys.shape[2] + LANES, np.float32)
+    size, shared, whole = sizes.head_dim, sizes.heads // sizes.kv_heads, keys.shape[3]
+    found = np.empty(keys.shape[2] + SPARE + LANES, np.float32)
+    query, out = np.zeros(whole, np.float32), np.empty(whole, np.float32)
+    factor = np.float32(sizes.factor)
     for r in range(len(at)):
-        slot, first, count = slots[r], max(0, at[r] + 1 - sliding), at[r] + 1
+        seen = max(0, at[r] + 1 - sliding)
+        count = at[r] + 1 - seen
         for h in range(begin, end):
-            k, query = h // shared, heads[r, h * size : (h + 1) * size]
-            largest = _scores(query, keys[slot, k, first:count], found, np.float32(sizes.factor))
-            _exponents(found, count - first, largest)
-            _mix(found, values[slot, k, first:count], mixed[r, h * size : (h + 1) * size])
+            for i in range(size):
+                query[i] = heads[r, h * size + i] * factor
+            place = ((slots[r] * keys.shape[1] + h // shared) * keys.shape[2] + seen) * whole
+            _scores(query, keys, place, whole, count, found)
+            total = _shares(found, count)
+            _mix(found, values, place, whole, count, np.float32(1.0) / total, out)
+            mixed[r, h * size : (h + 1) * size] = out[:size]
 
 
 @njit(**OPTIONS)
@@ -338,7 +403,7 @@ def step(work, weights, sizes, keys, values, threads):  # type: ignore[no-untype
         work: `Work`, with counts, tokens, slots, at and wanted; takes the logits.
         weights: `Weights`.
         sizes: `Sizes`.
-        keys: (L, S, K, P, D) float32, of what precedes; takes the tokens'.
+        keys: (L, S, K, P', D') of what precedes, float32 or bfloat16 as uint16 (see `cache`); takes the tokens'.
         values: as keys.
         threads: of the team; those that sleep do not help.
 
@@ -363,6 +428,12 @@ def help_(work, weights, sizes, keys, values, me, threads):  # type: ignore[no-u
             seen = found
         else:
             seen = -2 - found
+
+
+def cache(layers: int, slots: int, kv_heads: int, window: int, head_dim: int, half: bool) -> np.ndarray:  # fmt: skip
+    """Room for keys or values, (L, S, K, P', D') zeros: whole vectors, and places that may be read though nothing is there."""
+    shape = layers, slots, kv_heads, window + SPARE, -(-head_dim // (2 * LANES)) * 2 * LANES
+    return np.zeros(shape, np.uint16 if half else np.float32)
 
 
 def compiled_before() -> bool:

@@ -94,6 +94,63 @@ def store(typing: Any, start: Any, at: Any, value: Any) -> Any:
     return types.void(start, types.intp, value), code
 
 
+# Pairs: 2 LANES numbers, as float32 or, in an array of uint16, as bfloat16: there a lane of 32 bits has one number of the
+# first half below and one of the second above, so that either half takes one instruction.
+
+
+@intrinsic
+def lower(typing: Any, start: Any, at: Any) -> Any:
+    """The first half of the pair that begins at `at`, a multiple of 2 LANES."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if start.dtype != types.uint16:
+            return builder.load(_place(builder, VECTOR, *arguments), align=4)
+        bits = builder.load(_place(builder, WHOLE, *arguments), align=2)
+        return builder.bitcast(builder.shl(bits, _each(16, WHOLE)), VECTOR)
+
+    return lanes_type(start, types.intp), code
+
+
+@intrinsic
+def upper(typing: Any, start: Any, at: Any) -> Any:
+    """The second half of the pair that begins at `at`."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if start.dtype != types.uint16:
+            pointer, at = arguments
+            later = builder.add(at, at.type(LANES))
+            return builder.load(_place(builder, VECTOR, pointer, later), align=4)
+        bits = builder.load(_place(builder, WHOLE, *arguments), align=2)
+        return builder.bitcast(builder.and_(bits, _each(0xFFFF0000, WHOLE)), VECTOR)
+
+    return lanes_type(start, types.intp), code
+
+
+@intrinsic
+def store_pair(typing: Any, start: Any, at: Any, one: Any, other: Any) -> Any:
+    """Write the pair that begins at `at`; as bfloat16 finite numbers are rounded to the nearest, halfway to the even one."""
+
+    def rounded(builder: Any, value: Any) -> Any:
+        bits = builder.bitcast(value, WHOLE)
+        odd = builder.and_(builder.lshr(bits, _each(16, WHOLE)), _each(1, WHOLE))
+        return builder.add(builder.add(bits, _each(0x7FFF, WHOLE)), odd)
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, at, low, high = arguments
+        if start.dtype != types.uint16:
+            builder.store(low, _place(builder, VECTOR, pointer, at), align=4)
+            later = builder.add(at, at.type(LANES))
+            builder.store(high, _place(builder, VECTOR, pointer, later), align=4)
+            return context.get_dummy_value()
+        below = builder.lshr(rounded(builder, low), _each(16, WHOLE))
+        above = builder.and_(rounded(builder, high), _each(0xFFFF0000, WHOLE))
+        place = _place(builder, WHOLE, pointer, at)
+        builder.store(builder.or_(below, above), place, align=2)
+        return context.get_dummy_value()
+
+    return types.void(start, types.intp, one, other), code
+
+
 @intrinsic
 def prefetch(typing: Any, start: Any, at: Any) -> Any:
     """Ask for the cache line of `at`, to be written soon."""

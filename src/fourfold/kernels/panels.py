@@ -29,7 +29,7 @@ BLOCK = 64
 QUADS = BLOCK // 4
 VECTORS = PANEL // 16
 FLOAT, INT, BYTE = ir.FloatType(), ir.IntType(32), ir.IntType(8)
-FLOATS, INTS = ir.VectorType(FLOAT, 16), ir.VectorType(INT, 16)
+FLOATS, INTS, BYTES = (ir.VectorType(kind, 16) for kind in (FLOAT, INT, BYTE))
 
 
 def _has_vnni() -> bool:
@@ -91,11 +91,16 @@ def _spread(builder: Any, number: Any, kind: Any) -> Any:
     return builder.shuffle_vector(one, undefined, ir.Constant(INTS, [0] * 16))
 
 
+def _called(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
+    """One of LLVM's functions of vectors."""
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    ending = "i32" if arguments[0].type == INTS else "f32"
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v16{ending}")
+    return builder.call(function, arguments)
+
+
 def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    kind = ir.FunctionType(FLOATS, [FLOATS] * 3)
-    return builder.call(
-        cgutils.get_or_insert_function(builder.module, kind, "llvm.fmuladd.v16f32"), [a, b, c]
-    )
+    return _called(builder, "fmuladd", FLOATS, a, b, c)
 
 
 def _dot4(builder: Any, total: Any, weights: Any, inputs: Any) -> Any:
@@ -271,23 +276,58 @@ def multiply_bytes(weights, at, scales, codes, own, offsets, out, first, last): 
             )  # fmt: skip
 
 
+@intrinsic
+def _quantize_block(typing: Any, x: Any, x_at: Any, codes: Any, codes_at: Any, own: Any, offsets: Any, number: Any) -> Any:  # fmt: skip
+    """Instructions: a block of 64 numbers as codes, with its scale and offset; see `quantize`."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        x, x_at, codes, codes_at, own, offsets, number = arguments
+        word = x_at.type
+        parts = [
+            builder.load(_at(builder, x, builder.add(x_at, word(16 * v)), FLOATS), align=4)
+            for v in range(VECTORS)
+        ]
+        largest = _called(builder, "fabs", FLOATS, parts[0])
+        for part in parts[1:]:
+            size = _called(builder, "fabs", FLOATS, part)
+            largest = _called(builder, "maxnum", FLOATS, largest, size)
+        most = _called(builder, "vector.reduce.fmax", FLOAT, largest)
+        builder.store(builder.fdiv(most, FLOAT(127.0)), builder.gep(own, [number]))
+        seen = builder.fcmp_ordered(">", most, FLOAT(1e-30))
+        inverse = builder.select(seen, builder.fdiv(FLOAT(127.0), most), FLOAT(0.0))
+        times, total = _spread(builder, inverse, FLOATS), ir.Constant(INTS, None)
+        for v, part in enumerate(parts):
+            whole = _called(builder, "rint", FLOATS, builder.fmul(part, times))
+            numbers = builder.fptosi(whole, INTS)
+            total = builder.add(total, numbers)
+            place = _at(builder, codes, builder.add(codes_at, word(16 * v)), BYTES)
+            builder.store(builder.trunc(numbers, BYTES), place, align=1)
+        total = builder.mul(_called(builder, "vector.reduce.add", INT, total), INT(-128))
+        builder.store(total, builder.gep(offsets, [number]))
+        return context.get_dummy_value()
+
+    n = types.intp
+    return types.void(x, n, codes, n, own, offsets, n), code
+
+
 @njit(fastmath=True, **OPTIONS)
 def quantize(x, codes, own, offsets):  # type: ignore[no-untyped-def]
     """Vectors (R, m) float32 as int8 codes (R, M >= m), a scale for each block, and -128 times each block's sum."""
     rows, inputs = x.shape
+    blocks, stride = own.shape[1], codes.shape[1]
+    numbers, into, scales, sums = pointer(x), pointer(codes), pointer(own), pointer(offsets)
+    whole = inputs // BLOCK
+    rest = np.zeros(BLOCK, np.float32)
     for r in range(rows):
-        for g in range(own.shape[1]):
-            begin, end = g * BLOCK, min(inputs, g * BLOCK + BLOCK)
-            largest = np.float32(0.0)
-            for i in range(begin, end):
-                largest = max(largest, abs(x[r, i]))
-            own[r, g] = largest / np.float32(127.0)
-            inverse = np.float32(127.0) / largest if largest > 1e-30 else np.float32(0.0)
-            total = np.int32(0)
-            for i in range(begin, end):
-                code = np.int32(np.rint(x[r, i] * inverse))
-                codes[r, i] = code
-                total += code
-            for i in range(end, begin + BLOCK):
-                codes[r, i] = 0
-            offsets[r, g] = -128 * total
+        for g in range(whole):
+            begin = g * BLOCK
+            _quantize_block(
+                numbers, r * inputs + begin, into, r * stride + begin, scales, sums, r * blocks + g
+            )
+        if whole < blocks:
+            begin = whole * BLOCK
+            for i in range(begin, inputs):
+                rest[i - begin] = x[r, i]
+            _quantize_block(
+                pointer(rest), 0, into, r * stride + begin, scales, sums, r * blocks + whole
+            )

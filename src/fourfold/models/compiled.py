@@ -82,11 +82,13 @@ class CompiledDecoder(Decoder):
             model.form.factor * model.head_dim**-0.5, model.eps,
         )  # fmt: skip
         shape = (len(model.blocks), slots, model.kv_heads, self.window, model.head_dim)
-        self.keys, self.values = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        # beside weights in bytes, halves cost nothing that is seen, and many texts wait for theirs
+        self.keys, self.values = (kernel.cache(*shape, half=kind == "int8") for _ in range(2))
         size = self.weights.floats.nbytes + self.weights.codes.nbytes
         self.threads = threads or (torch.get_num_threads() if size >= SHARED else 1)
         self.work = _work(model, self.threads)
         self.pace = Pace()
+        self._lock = threading.Lock()
         self._helpers = Helpers(self, self._arguments) if self.threads > 1 else None
 
     @property
@@ -98,6 +100,12 @@ class CompiledDecoder(Decoder):
             kept[:, target, :, :length] = kept[:, source, :, :length]
 
     def _read(self, slots: Sequence[int], tokens: Sequence[Sequence[int]], every: bool) -> Tensor:
+        with self._lock:  # all readings share what they work in
+            return self._read_alone(slots, tokens, every)
+
+    def _read_alone(
+        self, slots: Sequence[int], tokens: Sequence[Sequence[int]], every: bool
+    ) -> Tensor:
         counts = [len(some) for some in tokens]
         read = np.fromiter((token for some in tokens for token in some), np.int64)
         where = np.repeat(np.array(slots, np.int64), counts)

@@ -7,10 +7,8 @@ al. 2024, SGLang). S slots, V vocabulary.
 
 from __future__ import annotations
 
-import functools
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -25,8 +23,6 @@ from fourfold.tasks.answering import Lead
 
 PIECE = 256
 """Tokens of prompts that are read in one step, at most."""
-LEAST = 4
-"""Tokens that are worth a thread."""
 SHARED = 16
 """Tokens from which a common beginning is copied rather than read."""
 Finish = Literal["stop", "length"]
@@ -123,13 +119,10 @@ class Batch:
     Args:
         decoder: nobody else uses it.
         reuse: whether the decoder can copy and cut what it holds.
-        threads: that read different slots at the same time, where the decoder lets them.
     """
 
-    def __init__(self, decoder: Decoder, *, reuse: bool = True, threads: int = 1) -> None:
+    def __init__(self, decoder: Decoder, *, reuse: bool = True) -> None:
         self.decoder, self.reuse = decoder, reuse
-        self._threads = threads
-        self._pool = ThreadPoolExecutor(threads - 1, "slots") if threads > 1 else None
         self.waiting: deque[Growing] = deque()
         self._slots = [_Slot() for _ in range(decoder.slots)]
         self._alive: dict[Growing, int] = {}
@@ -174,7 +167,7 @@ class Batch:
         if reading:
             numbers, tokens = [self._alive[g] for g, _ in reading], [t for _, t in reading]
             every = any(self._tells_prompt(growing) for growing, _ in reading)
-            logits = self._read(numbers, tokens, every)
+            logits = self.decoder.read(numbers, tokens, every=every)
             for number, some in zip(numbers, tokens, strict=True):
                 self._slots[number].held += some
             if every:
@@ -196,18 +189,6 @@ class Batch:
         slot.taken, slot.left = False, self._clock
 
     # --- private ----------------------------------------------------------------------------------
-
-    def _read(self, numbers: list[int], tokens: list[list[int]], every: bool) -> Tensor:
-        """As `Decoder.read`, by several threads where there is enough for them."""
-        parts = _parts([len(some) for some in tokens], self._threads)
-        if self._pool is None or len(parts) < 2:
-            return self.decoder.read(numbers, tokens, every=every)
-        first, *others = [
-            functools.partial(self.decoder.read, numbers[part], tokens[part], every=every)
-            for part in parts
-        ]
-        waited = [self._pool.submit(other) for other in others]
-        return torch.cat([first(), *(future.result() for future in waited)])
 
     def _seat(self) -> None:
         """Those that wait take the free slots, in order; what these hold stays until their text begins to read."""
@@ -331,20 +312,6 @@ def _told(logs: Tensor, tokens: Sequence[int], alternatives: int) -> list[Told]:
         Told(token, value, tuple(zip(*row, strict=True)))
         for token, value, row in zip(tokens, own, rows, strict=True)
     ]
-
-
-def _parts(counts: Sequence[int], threads: int) -> list[slice]:
-    """Slots by thread: neighbours with about as many tokens in each, and no fewer than pay."""
-    share = max(LEAST, -(-sum(counts) // threads))
-    ends, read = [0], 0
-    for number, count in enumerate(counts, 1):
-        read += count
-        if read >= share and len(ends) < threads:
-            ends.append(number)
-            read = 0
-    if ends[-1] < len(counts):
-        ends.append(len(counts))
-    return [slice(begin, end) for begin, end in zip(ends, ends[1:], strict=False)]
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:

@@ -96,6 +96,7 @@ def chosen(
     tokens: int,
     temperature: float,
     quiet: bool = False,
+    threads: int | None = None,
 ) -> Engine:
     """The engine, said where it was not asked for in every detail.
 
@@ -107,6 +108,7 @@ def chosen(
         tokens: to be added to each prompt.
         temperature: 0 wants the most likely token.
         quiet: it was said before, as in a conversation.
+        threads: of the compiled decoder; None takes torch's number.
 
     Raises:
         UserError: the engine does not serve the model or the precision.
@@ -125,7 +127,7 @@ def chosen(
         return Engine(
             "torch", precision, lambda slots, window: TorchDecoder(model, slots, dtype, window)
         )
-    return _compiled(run, model, precision, temperature, say)
+    return _compiled(run, model, precision, temperature, say, threads)
 
 
 def int8_cost(run: Run, model: Transformer, decoder: CompiledDecoder) -> Cost:
@@ -186,7 +188,12 @@ def _pays(model: Transformer, tokens: int) -> bool:
 
 
 def _compiled(
-    run: Run, model: Transformer, precision: str, temperature: float, say: Callable[[str], None]
+    run: Run,
+    model: Transformer,
+    precision: str,
+    temperature: float,
+    say: Callable[[str], None],
+    threads: int | None,
 ) -> Engine:
     from fourfold.kernels.decoder import compiled_before
     from fourfold.kernels.panels import HAS_VNNI
@@ -208,7 +215,7 @@ def _compiled(
     return Engine(
         "compiled",
         kind,
-        lambda slots, window: CompiledDecoder(model, slots, kind, window, weights),
+        lambda slots, window: CompiledDecoder(model, slots, kind, window, weights, threads),
     )
 
 

@@ -142,12 +142,11 @@ def batch_of(run: Run, slots: int, engine: EngineName, precision: Precision) -> 
         system = run.system
         assert isinstance(system, LanguageModel)  # noqa: S101
         return Batch(ReaderDecoder(system.reader(run), slots), reuse=False)
-    taken = chosen(run, model, engine, precision, tokens=MANY, temperature=1.0)
+    # torch has fewer threads here than there are cores, since verbs work beside one another; a batch is alone in its run
+    taken = chosen(run, model, engine, precision, tokens=MANY, temperature=1.0, threads=cores())
     each = 2 * len(model.blocks) * model.kv_heads * model.head_dim * model.window * 4
     room = available_memory(model.embedding.weight.device) // SHARE
-    decoder = taken.make(max(1, min(slots, room // each)), model.window)
-    # the compiled decoder is one thread by itself, and its slots share nothing that is written
-    return Batch(decoder, threads=cores() if taken.name == "compiled" else 1)
+    return Batch(taken.make(max(1, min(slots, room // each)), model.window))
 
 
 def cores() -> int:
