@@ -50,6 +50,7 @@ HEADLINES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("linear", "10,000,000 rows x 50 columns, parquet", "regression on 10 M rows, megabytes", ("megabytes: fourfold", "megabytes: polars -> Ridge")),
     ("tables", "housing, quality", "housing, error", ("fourfold: error", "scikit-learn MLP: error", "gradient boosting: error")),
     ("word2vec", "speed: skip-gram, 5 negatives, width 100, 1 epoch(s)", "skip-gram, times gensim's words a second", ("training, times gensim", "whole process, times gensim")),
+    ("translate", "transformer, 24 epochs, Multi30k en-de, test_2016_flickr", "translating Multi30k, English to German: BLEU, chrF", ("bleu", "chrf")),
     ("gpu", "gpt 12 x 768 x 1024, adamw, batch 64", "GPT-2's smallest shape on a GPU", ("tokens a second", "utilisation")),
     ("serve", "predict, one row, 16 clients", "serving, requests a second by 16 clients", ("together: requests a second", "one by one: requests a second")),
     ("serve_streams", "32 streams, int8", "texts that grow together over HTTP, tokens a second: 32 streams and 1", ("32 streams: tokens a second", "1 stream: tokens a second")),
