@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fourfold.core.errors import UserError, nearest
-from fourfold.core.types import Explanation, Picture, Score
+from fourfold.core.types import Drawn, Explanation, Picture, Score
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tiff", ".pdf"}
 """Extensions of pictures made of pixels."""
@@ -56,6 +56,10 @@ def _write(value: Any, out: Path | None, as_json: bool, verb: str) -> Path | str
         file = io.BytesIO()
         value.save(file, "PNG")
         value = Picture(verb, file.getvalue())
+    if isinstance(value, Drawn):
+        if out is None or out.suffix.lower() not in PICTURES:
+            return _frame(value.table, out, as_json)
+        value = value.draw()
     if isinstance(value, Picture):
         return _picture(value, out, verb)
     if module == "polars":

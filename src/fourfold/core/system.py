@@ -159,7 +159,7 @@ S = TypeVar("S", bound=type[System])
 
 
 def system(name: str, *, reads: str) -> Callable[[S], S]:
-    """Name a system and say what it reads: "text", "table", "images", ..."""
+    """Name a system and say what it reads: "text", "table", "images", "boxes", ..."""
 
     def decorate(cls: S) -> S:
         cls.name, cls.reads = name, reads

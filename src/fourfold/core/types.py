@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,6 +56,21 @@ class Picture:
 
     def _repr_png_(self) -> bytes:
         return self.png
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A table that can be seen as well: written as a picture where a picture is asked for, else as a table."""
+
+    table: Any
+    """A polars frame."""
+    draw: Callable[[], Picture]
+
+    def __str__(self) -> str:
+        return str(self.table)
+
+    def _repr_png_(self) -> bytes:
+        return self.draw().png
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,9 @@ class File:
 class Entry:
     """A named data set."""
 
-    kind: Literal["text", "table", "images", "conversations", "preferences", "pairs", "sound"]
+    kind: Literal[
+        "text", "table", "images", "boxes", "conversations", "preferences", "pairs", "sound"
+    ]
     what: str
     licence: str
     source: str
@@ -350,6 +352,14 @@ CATALOG: dict[str, Entry] = {
         "t10k",
         "5634745efa576a17e7d4cf5cd9d09123c75e6538e5114267c2d156edaf519341",
         "ae18e77e031ccde52407f794d123116439864147d33ac992975f85dd4dc42af6",
+    ),
+    "bccd": Entry(
+        "boxes",
+        "364 photographs of blood, 640 x 480, with 4,888 boxes of red cells, white cells and platelets",
+        "MIT (repository)",
+        f"{_HUB}/Shenggan/BCCD_Dataset/tree/d272fb14cd",
+        "bccd",
+        (File("bccd.tar.gz", "6a3bbf443c02651e3c247a0ee4499e104e8c307f7e9fd04e514de4d661a7430a"),),
     ),
     "cifar10": _cifar(
         "train",

@@ -223,7 +223,7 @@ def _open(
     images, names, given = reader.read(found, apart)
     classes = _classes(names) if known is None else known.classes
     labels = _labels(names, classes, notes)
-    rows = _rows(options, given, len(images), seed, whole, notes)
+    rows = split_rows(options.split, given, len(images), seed, whole, notes)
     preparation = Preparation(reader.shape, classes, reader.range, reader.fingerprint)
     about: dict[str, Any] = {
         "images": len(images),
@@ -259,22 +259,34 @@ def _labels(names: list[str] | None, classes: tuple[str, ...], notes: list[str])
     return torch.tensor([number[name] for name in names], dtype=torch.int64)
 
 
-def _rows(
-    options: Images,
+def split_rows(
+    wanted: tuple[float, float, float],
     given: list[Split | None],
     count: int,
     seed: int,
     whole: bool,
     notes: list[str],
 ) -> dict[Split, Tensor]:
-    """Which images belong to which split: as given, the rest by lot."""
+    """Which images belong to which split: as given, the rest by lot.
+
+    Args:
+        wanted: shares of training, validation and test.
+        given: the split that each image comes with.
+        count: images.
+        seed: of the lot.
+        whole: all belong to the test split.
+        notes: sentences for the user are added to it.
+
+    Raises:
+        UserError: too few images.
+    """
     if whole:
         empty = torch.empty(0, dtype=torch.int64)
         return {"train": empty, "valid": empty, "test": torch.arange(count)}
     if "train" not in given and None not in given:
         notes.append("the source names itself a test or validation split; it was split anew")
         given = [None] * count
-    shares: dict[Split, float] = dict(zip(SPLIT_NAMES, options.split, strict=True))
+    shares: dict[Split, float] = dict(zip(SPLIT_NAMES, wanted, strict=True))
     held: tuple[Split, ...] = ("valid", "test")
     rows: dict[Split, list[int]] = {
         split: [i for i, g in enumerate(given) if g == split] for split in held

@@ -227,7 +227,8 @@ def _as_uint8(images: Any) -> np.ndarray:
     return result
 
 
-def _font(text: str, size: int) -> FreeTypeFont:
+def font(text: str, size: int) -> FreeTypeFont:
+    """A font that has a text's characters, where one is installed; size in pixels."""
     from matplotlib import font_manager
     from PIL import ImageFont
 
@@ -242,9 +243,9 @@ def _write_labels(
 
     draw = ImageDraw.Draw(sheet)
     for i, label in enumerate(labels):
-        font = _font(label, 13)
-        while label and draw.textlength(label, font=font) > cell[1]:
+        letters = font(label, 13)
+        while label and draw.textlength(label, font=letters) > cell[1]:
             label = label[:-2] + "…" if len(label) > 2 else ""
         middle = (i % columns) * cell[1] + gap + (cell[1] - gap) / 2
         top = (i // columns) * cell[0] + gap + below + 1
-        draw.text((middle, top), label, fill=TEXT, font=font, anchor="ma")
+        draw.text((middle, top), label, fill=TEXT, font=letters, anchor="ma")

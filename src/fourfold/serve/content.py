@@ -108,7 +108,7 @@ def _source(value: Any, system: System, limits: Limits, scratch: Scratch, name: 
         if not many:
             raise UserError(f"{name}: has no texts")
         return {getattr(system.data, "field", "text"): [_text(v, name) for v in many]}
-    if system.reads == "images":
+    if system.reads in ("images", "boxes"):
         many = value if isinstance(value, list) else [value]
         if not many:
             raise UserError(f"{name}: has no images")

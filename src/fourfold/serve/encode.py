@@ -17,7 +17,7 @@ from fastapi.responses import FileResponse
 from pydantic_core import to_json
 from starlette.background import BackgroundTask
 
-from fourfold.core.types import Explanation, Picture, Score
+from fourfold.core.types import Drawn, Explanation, Picture, Score
 from fourfold.serve.calls import Result, Stream
 from fourfold.serve.problems import problem
 
@@ -35,6 +35,7 @@ NOTES = "X-Fourfold-Notes"
 FORMS: dict[str, tuple[str, ...]] = {
     "text": (JSON, TEXT),
     "table": (JSON, CSV, ARROW),
+    "drawn": (JSON, PNG, CSV, ARROW),
     "picture": (JSON, PNG, SVG),
     "pictures": (JSON,),
     "explanation": (JSON,),
@@ -83,6 +84,8 @@ def respond(result: Result, accept: str) -> Response:
         return _file(result, value)
     wanted = accepted(accept, FORMS.get(kind_of(value), (JSON,)))
     notes = {NOTES: json.dumps(result.notes)[:4000]} if result.notes else {}
+    if isinstance(value, Drawn) and wanted != JSON:
+        value = value.draw() if wanted == PNG else value.table
     if wanted == CSV:
         return Response(value.write_csv(), media_type=CSV, headers=notes)
     if wanted == ARROW:
@@ -111,6 +114,8 @@ def kind_of(value: Any) -> str:
         return "picture"
     if module in ("numpy", "torch") and value.ndim:
         return "array"
+    if isinstance(value, Drawn):
+        return "drawn"
     if isinstance(value, Score):
         return "score"
     if isinstance(value, Explanation):
@@ -130,6 +135,9 @@ def answer(result: Result) -> dict[str, Any]:
         body = {"text": value}
     elif kind == "table":
         body = {"columns": value.columns, "rows": value.to_dicts()}
+    elif kind == "drawn":
+        rows = value.table.to_dicts()
+        body = {"columns": value.table.columns, "rows": rows, "picture": _drawn(value.draw())}
     elif kind == "picture":
         body = _drawn(_picture(value))
     elif kind == "pictures":
@@ -148,6 +156,8 @@ def plain(value: Any) -> Any:
     """A value in JSON's own types, as far down as it goes."""
     if isinstance(value, Picture):
         return _drawn(value)
+    if isinstance(value, Drawn):
+        return plain(value.table)
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -59,6 +59,12 @@ class Pictures(Said):
     pictures: list[Drawing]
 
 
+class Drawn(Table):
+    """Rows, and the same as a picture."""
+
+    picture: Drawing
+
+
 class Score(BaseModel):
     """Named numbers; one that is not finite is null."""
 
@@ -214,5 +220,6 @@ class Budget(BaseModel, extra="forbid"):
 ANSWERS: dict[str, type[BaseModel]] = {
     "text": Text, "number": Value, "table": Table, "picture": Picture, "pictures": Pictures,
     "score": Score, "explanation": Explanation, "array": Array, "json": Value,
+    "drawn": Drawn,
 }  # fmt: skip
 """Of each kind of answer, its body in JSON."""

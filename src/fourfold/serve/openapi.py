@@ -139,7 +139,7 @@ class Document:
             "integer": max(item.minimum or 0, min(1, item.maximum or 1)), "number": item.minimum or 1.0,
             "boolean": True, "array": [0.0, 1.0], "image": DOT, "json": {}, "audio": "",
         }.get(item.kind, "It was the best of times.")  # fmt: skip
-        if item.kind == "source" and form.reads == "images":
+        if item.kind == "source" and form.reads in ("images", "boxes"):
             one = DOT
         if item.kind == "source" and form.reads == "pairs":
             one = "7\tseven"

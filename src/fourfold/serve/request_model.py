@@ -41,6 +41,7 @@ SOURCES: dict[str, Any] = {
     ]
     | Annotated[list[str], Described(description="the sources, a line each, and the targets")],
     "images": ENCODED | list[str],
+    "boxes": ENCODED | list[str],
 }
 """JSON forms of a source by what the system reads; of others, the content of one file as text."""
 

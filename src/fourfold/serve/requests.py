@@ -133,6 +133,6 @@ def _readable(field: Field, form: VerbForm, kind: str) -> bool:
         return family == field.kind
     if field.kind == "source" and form.reads == "table":
         return kind in TABLE_TYPES
-    if field.kind == "source" and form.reads == "images":
+    if field.kind == "source" and form.reads in ("images", "boxes"):
         return family == "image"
     return family == "text"

@@ -27,6 +27,7 @@ Kind = Literal[
 ]  # fmt: skip
 Result = Literal[
     "text", "number", "table", "picture", "pictures", "score", "explanation", "array", "file", "json",
+    "drawn",
 ]  # fmt: skip
 
 
@@ -280,7 +281,7 @@ def _constraints(annotation: Any) -> list[Any]:
 RESULTS: dict[str, Result] = {
     "str": "text", "int": "number", "float": "number", "DataFrame": "table", "Picture": "picture",
     "Image": "picture", "Score": "score", "Explanation": "explanation", "ndarray": "array",
-    "Tensor": "array", "Path": "file",
+    "Tensor": "array", "Path": "file", "Drawn": "drawn",
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ ACCEPTED = {
     "table": ".csv,.tsv,.parquet,.json,.jsonl,.arrow,.feather,text/csv",
     "text": ".txt,.md,text/plain",
     "images": "image/*,.zip",
+    "boxes": "image/*,.zip",
 }
 LONG = ("document", "source")
 VALUE = "(e) => emit(e.target.value)"

@@ -13,7 +13,7 @@ from typing import Any
 
 from nicegui import ui
 
-from fourfold.core.types import Explanation, Picture, Score, Table
+from fourfold.core.types import Drawn, Explanation, Picture, Score, Table
 from fourfold.serve.encode import plain, zipped
 from fourfold.serve.page.controls import size
 from fourfold.serve.page.shell import button, element, table, text
@@ -66,6 +66,8 @@ def prepared(value: Any, words: Words, labels: Sequence[str] = ()) -> Any:
 
         array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
         return Mapped(array, _map(array, labels, words))
+    if isinstance(value, Drawn):  # a table of no rows is nothing to show
+        return [value.draw(), value.table] if len(value.table) else [value.draw()]
     return value
 
 
@@ -131,9 +133,8 @@ def show(
 
 
 def _drawn(value: Any) -> bool:
-    return isinstance(value, (Picture, Table, Score, Explanation)) or type(
-        value
-    ).__module__.startswith("PIL")
+    kinds = (Picture, Table, Score, Explanation)
+    return isinstance(value, kinds) or type(value).__module__.startswith(("PIL", "polars"))
 
 
 def as_picture(value: Any, title: str) -> Picture:
