@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 from pathlib import Path
@@ -17,6 +18,7 @@ from fourfold.core.run import Run
 from fourfold.models.code_context import CodeContext
 from fourfold.models.vqvae import VQVAE, GridCodec
 from fourfold.systems.vqvae import VectorQuantized
+from fourfold.tasks import archive
 from fourfold.tasks.picture_codec import read_codes, write_codes
 
 
@@ -98,6 +100,20 @@ def test_a_damaged_file_is_never_expanded(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "out.png").exists()
 
 
+def test_a_wrong_body_with_a_right_checksum_is_found(run: Run, tmp_path: Path) -> None:
+    """Should the model ever say something else than it said: a sentence, and no file."""
+    found = archive.read(run.compress(photo(tmp_path / "photo.png")).read_bytes(), "x")
+    for body in (found.body[:5], bytes(len(found.body)), b"\xff" * len(found.body), b""):
+        (tmp_path / "wrong.ff").write_bytes(dataclasses.replace(found, body=body).content())
+        with pytest.raises(UserError, match="another checksum; .* nothing was written"):
+            run.expand(tmp_path / "wrong.ff", out=tmp_path / "out.png")
+    text = dataclasses.replace(found, picture={}).content()
+    (tmp_path / "text.ff").write_bytes(text)
+    with pytest.raises(UserError, match="holds no picture"):
+        run.expand(tmp_path / "text.ff", out=tmp_path / "out.png")
+    assert not (tmp_path / "out.png").exists()
+
+
 def test_a_foreign_file_is_refused(run: Run, tmp_path: Path) -> None:
     toy, _ = VectorQuantized.toy()
     other = fourfold.fit(toy, out=False, seed=5)
@@ -113,8 +129,6 @@ def test_weights_that_changed_are_noticed(run: Run, tmp_path: Path) -> None:
     """Even where everything that is compared is equal, other pixels are not written."""
     packed = run.compress(photo(tmp_path / "photo.png"))
     opened = fourfold.open(run.folder)
-    from fourfold.tasks import archive
-
     said = archive.fingerprint(opened, opened.data.fingerprint)
     with torch.no_grad():
         opened.model.codec.decoder.layers[-2].bias.add_(0.1)  # type: ignore[union-attr, operator]

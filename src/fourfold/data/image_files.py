@@ -86,7 +86,7 @@ def find_images(sources: Any) -> tuple[Found, list[str]]:
     found: Found = []
     notes: list[str] = []
     for source in many:
-        for path in _paths(str(source)):
+        for path in paths_named(str(source), "images"):
             found += _read_path(path, notes)
     return found, notes
 
@@ -113,7 +113,12 @@ def _array(values: Any) -> np.ndarray:
     return array
 
 
-def _paths(source: str) -> list[Path]:
+def paths_named(source: str, kind: str) -> list[Path]:
+    """The files and folders that one word of a user means: a path, a pattern, or a catalog name of this kind.
+
+    Raises:
+        UserError: there is no such thing; the nearest name is offered.
+    """
     path = Path(source).expanduser()
     if path.exists():
         return [path]
@@ -123,11 +128,11 @@ def _paths(source: str) -> list[Path]:
             raise UserError(f"{source}: no file matches this pattern")
         return matches
     if (listed := find(source)) is not None:
-        if CATALOG[source].kind != "images":
-            raise UserError(f"{source}: a {CATALOG[source].kind} in the catalog, expected images")
+        if CATALOG[source].kind != kind:
+            raise UserError(f"{source}: a {CATALOG[source].kind} in the catalog, expected {kind}")
         return listed
     beside = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    named = [name for name, entry in CATALOG.items() if entry.kind == "images"]
+    named = [name for name, entry in CATALOG.items() if entry.kind == kind]
     hint = nearest(source, [*beside, *named])
     hint = hint if hint.startswith("; did") else ""  # not a list of every file that is there
     raise UserError(f"{source}: no such file, folder or catalog name{hint}")

@@ -5,7 +5,6 @@ Shapes: N samples, K channels.
 
 from __future__ import annotations
 
-import glob
 import io
 import os
 import re
@@ -18,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from fourfold.core.errors import UserError, nearest
-from fourfold.data.catalog import CATALOG, find
-from fourfold.data.image_files import ARCHIVE_SUFFIXES, archive_members
+from fourfold.core.errors import UserError
+from fourfold.data.image_files import ARCHIVE_SUFFIXES, archive_members, paths_named
 
 SOUND_SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3 .aif .aiff .au .caf".split())
 SILENCE = 1e-4
@@ -115,30 +113,11 @@ def find_recordings(sources: Any) -> tuple[list[Recording], list[str]]:
     found: list[Recording] = []
     notes: list[str] = []
     for source in many:
-        for path in _paths(str(source)):
+        for path in paths_named(str(source), "sound"):
             found += _of_path(path, notes)
     if not found:
         raise UserError("no recordings given: expected a folder, files or a catalog name")
     return found, notes
-
-
-def _paths(source: str) -> list[Path]:
-    path = Path(source).expanduser()
-    if path.exists():
-        return [path]
-    if glob.has_magic(source):
-        if matches := sorted(Path(p) for p in glob.glob(str(path), recursive=True)):
-            return matches
-        raise UserError(f"{source}: no file matches this pattern")
-    if (listed := find(source)) is not None:
-        if CATALOG[source].kind != "sound":
-            raise UserError(f"{source}: a {CATALOG[source].kind} in the catalog, expected sound")
-        return listed
-    named = [name for name, entry in CATALOG.items() if entry.kind == "sound"]
-    beside = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    hint = nearest(source, [*beside, *named])
-    hint = hint if hint.startswith("; did") else ""
-    raise UserError(f"{source}: no such file, folder or catalog name{hint}")
 
 
 def _of_path(path: Path, notes: list[str]) -> list[Recording]:

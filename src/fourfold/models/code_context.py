@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fourfold.models.grids import Residual
+from fourfold.models.autoencoder import Residual
 
 
 class CodeContext(nn.Module):
@@ -31,7 +31,7 @@ class CodeContext(nn.Module):
         self.level = nn.Embedding(levels, width)
         # what the levels before say, what is known of this one, and where that is
         self.into = nn.Conv2d(2 * features + 1, width, 5, padding=2)
-        self.blocks = nn.Sequential(Residual(width, width), Residual(width, width), nn.ReLU())
+        self.blocks = nn.Sequential(Residual(width), Residual(width), nn.ReLU())
         self.out = nn.Conv2d(width, size, 1)
 
     def forward(self, before: Tensor, here: Tensor, known: Tensor, level: int) -> Tensor:

@@ -3,7 +3,7 @@
 The networks of VQ-VAE (van den Oord et al. 2017, https://arxiv.org/abs/1711.00937): strided convolutions, then
 residual blocks, and the mirror image of it. Departures: as many stages as are asked for; the decoder ends in a
 convolution onto blocks of pixels (Shi et al. 2016, https://arxiv.org/abs/1609.05158) where the paper has transposed
-convolutions, which leave a checkerboard.
+convolutions, which leave a checkerboard. The bodies of `models/autoencoder.py` are for images of one size.
 Shapes: B batch, C channels, H and W pixels, h and w of the grid (H and W over 2^stages), D features.
 """
 
@@ -12,22 +12,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class Residual(nn.Module):
-    """x + 1x1(relu(3x3(relu(x))))."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.wide = nn.Conv2d(width, hidden, 3, padding=1)
-        self.back = nn.Conv2d(hidden, width, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, D, h, w) to the same."""
-        return x + self.back(F.relu(self.wide(F.relu(x))))
+from fourfold.models.autoencoder import Residual
 
 
 def _tower(width: int, blocks: int) -> list[nn.Module]:
-    return [Residual(width, width) for _ in range(blocks)]
+    return [Residual(width) for _ in range(blocks)]
 
 
 class GridEncoder(nn.Module):

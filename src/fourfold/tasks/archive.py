@@ -57,6 +57,8 @@ class Archive:
     def content(self) -> bytes:
         """The file."""
         about = {name: value for name, value in asdict(self).items() if name != "body"}
+        if not self.picture:
+            del about["picture"]
         packed = json.dumps({"format": FORMAT, **about}, separators=(",", ":")).encode()
         header = zlib.compress(packed, 9)
         whole = MAGIC + struct.pack("<I", len(header)) + header + self.body
