@@ -74,6 +74,19 @@ def test_spans_are_of_the_kind_that_is_asked_for(kb: Run) -> None:
         assert text[found.begin : found.end] == found.sentence
 
 
+def test_the_question_is_no_answer_to_itself(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "a.md").write_text(
+        "Ask it as: How is a run resumed?\n\nA run is resumed with --resume."
+    )
+    run = fourfold.index(docs, out=tmp_path / "kb")
+    assert said(run.ask("how is a run resumed")).startswith("A run is resumed with --resume. [1]")
+    (docs / "a.md").write_text("How is a run resumed?")  # where there is nothing else
+    run = fourfold.index(tmp_path / "kb")
+    assert "[1]" in said(run.ask("How is a run resumed?"))
+
+
 def test_nothing_in_the_documents(kb: Run) -> None:
     assert (
         said(kb.ask("Which enzyme cleaves lactose in yoghurt bacteria?")) == "Not in the documents."

@@ -57,9 +57,10 @@ def extracted(question: str, passages: Sequence[Found], index: PassageIndex) -> 
     """The best answer that passages have as it stands; None where there is no passage.
 
     A sentence's score is the share of the question's words in it, and less so in the sentences beside it; passages
-    count by their place, and sentences that hold what is asked for count more.
+    count by their place, sentences that hold what is asked for count more, and those that repeat the question least.
     """
     wanted = next((shape for asks, shape in KINDS if asks.search(question)), None)
+    asked = _words(question)
     best: Extract | None = None
     for number, passage in enumerate(passages, 1):
         whole = share(index, question, f"{passage.heading}\n{passage.text}")
@@ -67,6 +68,8 @@ def extracted(question: str, passages: Sequence[Found], index: PassageIndex) -> 
             sentence = passage.text[begin:end]
             own = share(index, question, sentence)
             span = _span(question, sentence, wanted, index)
+            if asked and asked in _words(sentence):  # the question itself is no answer to it
+                own, span = -1.0, ""
             score = own + 0.5 * whole + (0.2 if span else 0) - 0.05 * (number - 1)
             if best is None or score > best.score:
                 place = passage.begin + begin
@@ -74,6 +77,11 @@ def extracted(question: str, passages: Sequence[Found], index: PassageIndex) -> 
                     number, sentence, place, place + end - begin, span or sentence, score
                 )
     return best
+
+
+def _words(text: str) -> str:
+    """A text's words alone."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def _span(question: str, sentence: str, wanted: re.Pattern[str] | None, index: PassageIndex) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from nicegui import ui
@@ -73,7 +75,10 @@ def add(app: FastAPI, house: House) -> None:
         shell.missing(request)
 
     app.add_middleware(Policed)
-    ui.run_with(
-        app, root=nowhere, title="fourfold", favicon=shell.FAVICON, dark=None, tailwind=False,
-        binding_refresh_interval=None, reconnect_timeout=10.0, show_welcome_message=False,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        # it asks every object of the process whether it is a server; torch warns of some that are looked at
+        warnings.simplefilter("ignore", FutureWarning)
+        ui.run_with(
+            app, root=nowhere, title="fourfold", favicon=shell.FAVICON, dark=None, tailwind=False,
+            binding_refresh_interval=None, reconnect_timeout=10.0, show_welcome_message=False,
+        )  # fmt: skip
