@@ -42,7 +42,8 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 bench: setup
-	for name in linear tables overhead gpt_generate gan gpt_train lstm serve page word2vec; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	$(BIN)/python -m benchmarks.generate speed
+	for name in linear tables overhead gan gpt_train lstm serve page word2vec; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 docs: setup
 	$(BIN)/python -m docs.generate

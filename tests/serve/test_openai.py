@@ -88,8 +88,8 @@ def messages(*said: str) -> list[dict[str, str]]:
 def test_models(ask: Any) -> None:
     found = {model.id: model for model in ask.models.list()}
     assert found.keys() == {"books", "chat", "loop", "bert"}
-    assert found["books"].endpoints == ["/v1/completions"]
-    assert found["chat"].endpoints == ["/v1/chat/completions", "/v1/completions"]
+    assert found["books"].endpoints == ["/v1/completions", "/v1/embeddings"]
+    assert found["chat"].endpoints == ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
     assert found["bert"].endpoints == ["/v1/embeddings"]
     assert found["loop"].max_model_len is None and found["chat"].max_model_len == 128
     assert found["books"].max_model_len == 32 and found["books"].created > 1.7e9
@@ -305,6 +305,9 @@ def test_vectors(ask: Any, opened: dict[str, Run], served: Threaded) -> None:
         rows = [row.embedding for row in made.data]
         if how == "float":
             assert rows == [pytest.approx(row, abs=1e-5) for row in expected]
+    own = ask.embeddings.create(model="books", input=["the cat", "猫"])
+    rows = opened["books"].embed(["the cat", "猫"]).drop("text").rows()
+    assert [row.embedding for row in own.data] == [pytest.approx(row, abs=1e-5) for row in rows]
     plain = ask.embeddings.create(
         model="bert", input=given[0]
     )  # the client asks for base64 by itself

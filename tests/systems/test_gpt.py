@@ -16,6 +16,7 @@ from fourfold.core.run import Run
 from fourfold.data.text import Text
 from fourfold.optimizers.gradient import Gradient
 from fourfold.systems.gpt import GPT
+from fourfold.tasks.language import vocabulary_of
 from fourfold.tasks.transformer_reader import surprises
 
 LESSON = "the cat sat on the mat. the dog sat on the log. "
@@ -122,6 +123,24 @@ def test_score_in_all_its_units(run: Run) -> None:
     assert "1 of 2 tokens" in run.score("a%").notes[0]
     with pytest.raises(UserError, match="empty"):
         run.score("")
+
+
+def test_vectors_are_the_mean_of_a_texts_states(run: Run) -> None:
+    long = "ab" * run.model.window  # type: ignore[operator]
+    table = run.embed(["the cat", "the cat.", long])
+    assert table["text"].to_list() == ["the cat", "the cat.", long]
+    found = table.drop("text").to_numpy()
+    vocabulary = vocabulary_of(run.data)
+    for text, row in zip(["the cat", long], (found[0], found[2]), strict=True):
+        tokens = vocabulary.encode(text)[: run.model.window - 1].tolist()  # type: ignore[operator]
+        with torch.no_grad():
+            states = run.model.states(torch.tensor([[vocabulary.opening, *tokens]]))[0]  # type: ignore[operator]
+        expected = states[-len(tokens) :].mean(0)
+        assert row == pytest.approx((expected / expected.norm()).numpy(), abs=1e-5)
+    assert found[0] @ found[1] > found[0] @ found[2]
+    assert run.embed("the cat").drop("text").to_numpy()[0] == pytest.approx(found[0], abs=1e-6)
+    with pytest.raises(UserError, match="a text is empty"):
+        run.embed(["a", " "])
 
 
 def test_evaluates_its_own_and_other_texts(run: Run) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from fourfold.core.parts import Data
 from fourfold.core.run import Run
 from fourfold.core.signatures import extends
 from fourfold.core.system import batchable
-from fourfold.core.types import Picture
+from fourfold.core.types import Document, Picture
 from fourfold.data.text import TextData
 from fourfold.models.adapter_folder import StoredAdapter, is_adapter, save_adapter
 from fourfold.models.adapters import merged
@@ -29,12 +29,16 @@ from fourfold.models.transformer import Transformer
 from fourfold.tasks.adapting import adapter_fields, base_of
 from fourfold.tasks.decoder_only import DecoderOnly
 from fourfold.tasks.drafting import guesser_of
+from fourfold.tasks.embedding_texts import to_embed, vector_table
 from fourfold.tasks.engines import EngineName, Precision, chosen
 from fourfold.tasks.language import LanguageModel, continued, vocabulary_of
 from fourfold.tasks.reader import Reader
 from fourfold.tasks.transformer_folders import looks_like_language_model, read_folder
 from fourfold.tasks.transformer_gguf import Quantize, export_gguf, export_ollama, read_gguf
-from fourfold.tasks.transformer_reader import TransformerReader, loss_by_position
+from fourfold.tasks.transformer_reader import TransformerReader, loss_by_position, mean_states
+
+if TYPE_CHECKING:
+    import polars as pl
 
 TOLERANCE = 1e-4
 """Largest difference of logits between a model and its export."""
@@ -141,6 +145,25 @@ class TransformerLanguage(DecoderOnly, LanguageModel):
             guesser=guesser_of(run, draft, taken.name) if draft else None,
         )
         yield from continued(run, reader, prompt, **given)
+
+    def embed(
+        self, run: Run, texts: Document | list[Document], *, lines: bool = False
+    ) -> pl.DataFrame:
+        """A vector for each text: the mean of its tokens' states before the output, of length 1.
+
+        The states were learned to tell what comes next, not which texts are alike: vectors of an `embedder` tell more of that.
+
+        Args:
+            texts: one or several; of what is longer than the model reads the beginning is taken, which is said.
+            lines: whether each line is a text of its own; empty ones are none.
+        """
+        given, model = to_embed(texts, lines), transformer(run)
+        vectors, cut = mean_states(model, vocabulary_of(run.data), given)
+        if cut:
+            run.console.say(
+                f"{cut} of {len(given)} texts were cut to the {model.window - 1} tokens that the model reads"
+            )
+        return vector_table(given, vectors)
 
     def reader(self, run: Run) -> Reader:
         """See `LanguageModel.reader`; it looks back as far as training did, and `LOOK` tokens where the model can."""

@@ -183,6 +183,28 @@ def surprises(
     return torch.cat(found).cpu().double()
 
 
+@torch.no_grad()
+def mean_states(model: Transformer, vocabulary: Vocabulary, texts: Sequence[str]) -> tuple[np.ndarray, int]:  # fmt: skip
+    """A vector for each text, (N, W) float32 of length 1: the mean over its tokens of the states before the output.
+
+    Each text by itself, so that none depends on the others.
+
+    Returns:
+        The vectors, and how many texts were longer than the window: their beginning is read.
+    """
+    place, room = model.embedding.weight.device, model.window - 1
+    found, cut = np.empty((len(texts), model.width), np.float32), 0
+    for number, text in enumerate(texts):
+        tokens = vocabulary.encode(text).tolist()
+        cut += len(tokens) > room
+        read = torch.tensor([[vocabulary.opening, *tokens[:room]]], device=place)
+        states = model.states(read)[
+            0, 1:
+        ].float()  # without that of the token which opens every text
+        found[number] = F.normalize(states.mean(0), dim=0).cpu().numpy()
+    return found, cut
+
+
 def loss_by_position(
     model: Transformer, tokens: Tensor, window: int, end: int | None = None
 ) -> Picture:
