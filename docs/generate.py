@@ -32,6 +32,7 @@ NUMBERS = ROOT / "docs" / "numbers.md"
 RESULTS = ROOT / "benchmarks" / "results"
 CONCERNS = {
     "codec": ("vqvae",),
+    "latent": ("autoencoder", "control-vae", "denoising", "vae"),
     "overhead": ("gpt",),
     "rag": ("knowledge",),
     "tables": ("mlp",),

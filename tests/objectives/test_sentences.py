@@ -11,12 +11,8 @@ from torch import Tensor
 
 from fourfold.models.sentence_latents import GaussianSentences, SentenceWriter
 from fourfold.objectives.diversity import self_bleu
-from fourfold.objectives.sentences import (
-    SentenceELBO,
-    active_units,
-    gaussian_kl,
-    importance_bound,
-)
+from fourfold.objectives.posterior import active_units, gaussian_kl
+from fourfold.objectives.sentences import SentenceELBO, importance_bound
 
 END = 0
 

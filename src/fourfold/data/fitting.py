@@ -28,7 +28,6 @@ from fourfold.data.table import (
     fingerprint,
     text_columns,
 )
-from fourfold.data.table_files import open_rows
 from fourfold.data.telling import describe, describe_target, say_more
 
 if TYPE_CHECKING:
@@ -76,8 +75,8 @@ def reopen(
     """Other rows under a fitted preparation; see `TableData.reopen`."""
     options, schema = data.options, data.schema
     how = options.format(text_columns(schema))
-    rows = open_rows(sources, how)
-    held_out = None if valid is None else open_rows(valid, how)
+    rows = options.rows(sources, how)
+    held_out = None if valid is None else options.rows(valid, how)
     _check_columns(schema, rows, targets)
     work = Fit(
         options,

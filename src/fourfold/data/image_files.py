@@ -23,6 +23,7 @@ import numpy as np
 
 from fourfold.core.errors import UserError, nearest
 from fourfold.core.parts import Split
+from fourfold.data import sprites
 from fourfold.data.catalog import CATALOG, find
 
 IMAGE_SUFFIXES = frozenset(
@@ -86,9 +87,18 @@ def find_images(sources: Any) -> tuple[Found, list[str]]:
     found: Found = []
     notes: list[str] = []
     for source in many:
+        if str(source) in sprites.NAMES and not Path(source).exists():
+            found += _sprites(str(source))
+            continue
         for path in paths_named(str(source), "images"):
             found += _read_path(path, notes)
     return found, notes
+
+
+def _sprites(name: str) -> Found:
+    if name == "shapes":
+        return [Stack(name, sprites.rendered())]
+    return _numpy(sprites.dsprites())
 
 
 def _in_memory(sources: Any) -> Stack:
@@ -133,6 +143,7 @@ def paths_named(source: str, kind: str) -> list[Path]:
         return listed
     beside = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
     named = [name for name, entry in CATALOG.items() if entry.kind == kind]
+    named += sprites.NAMES if kind == "images" else ()
     hint = nearest(source, [*beside, *named])
     hint = hint if hint.startswith("; did") else ""  # not a list of every file that is there
     raise UserError(f"{source}: no such file, folder or catalog name{hint}")
@@ -304,6 +315,8 @@ def _numpy(path: Path) -> Found:
             return [Stack(str(path), loaded)]
         with loaded:
             arrays = {key: loaded[key] for key in loaded.files}
+            if "latents_classes" in arrays and "imgs" in arrays:  # dSprites keeps white as 1
+                arrays["imgs"] = arrays["imgs"] * np.uint8(255)
     except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a NumPy file of numbers ({error})") from error
     stacks = [_stack_of(f"{path}[{key}]", key, arrays) for key in arrays if arrays[key].ndim >= 3]

@@ -127,6 +127,12 @@ class ImageData(Indexed):
         """Images in the split."""
         return 0 if self.examples is None else len(self.examples.rows[split])
 
+    def numbers(self, split: Split) -> Tensor:
+        """Which images of the whole source, in the order in which it holds them, are the split's, (N,) int64."""
+        if self.examples is None:
+            raise ValueError("this data was restored without examples; reopen brings them")
+        return self.examples.rows[split]
+
     def pixels(self, split: Split) -> Tensor:
         """All images of a split, (N, C, H, W) uint8, in stored order."""
         if self.examples is None:

@@ -24,11 +24,11 @@ from fourfold.core.parts import Batch, DataOptions, Split
 from fourfold.core.targets import Target
 from fourfold.data.columns import Column, Encoding, Kind
 from fourfold.data.encodings import checked
+from fourfold.data.featured import featured_rows
 from fourfold.data.forms import PLAIN, Asked, Form
 from fourfold.data.loading import Indexed
 from fourfold.data.rows import Format, Rows
 from fourfold.data.splits import Fold
-from fourfold.data.table_files import open_rows
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,6 +75,8 @@ class Tabular(DataOptions):
     """Shares of the training, validation and test rows; classes are spread over them in proportion."""
     ordered: bool = False
     """Split in stored order, the last rows for the test, instead of at random."""
+    features: str | None = None
+    """Another run that encodes: a column of paths of images (or of texts) gives way to its latents."""
     drop: tuple[str, ...] = ()
     """Columns to leave out."""
     separator: str | None = None
@@ -126,14 +128,18 @@ class Tabular(DataOptions):
         from fourfold.data.fitting import fit
 
         how = self.format(self._text_columns())
-        rows = open_rows(sources, how)
-        held_out = None if valid is None else open_rows(valid, how)
+        rows = self.rows(sources, how)
+        held_out = None if valid is None else self.rows(valid, how)
         return fit(self, rows, held_out, seed)
 
     def restore(self, folder: Path) -> TableData:
         """See `DataOptions.restore`."""
         stored = json.loads((folder / "table.json").read_text(encoding="utf-8"))
         return TableData(self, Schema.from_json(stored), seed=0)
+
+    def rows(self, sources: Any, how: Format) -> Rows:
+        """Rows of any source, with another run's latents where one is named."""
+        return featured_rows(sources, how, self.features, self.target)
 
     def format(self, text: frozenset[str]) -> Format:
         """How text files are read, of whose columns some stay text."""

@@ -1,8 +1,7 @@
 """Bodies of autoencoders: images to numbers and back, dense or convolutional, of any size.
 
 Hinton and Salakhutdinov 2006, https://doi.org/10.1126/science.1127647. Convolutional ones halve the image stage by
-stage; odd sizes come back exactly (see `halving`). `Maps` and `FromMaps` end and begin in a map of features, for
-codes that keep their place; `Encoder` and `Decoder` in a vector. There is no normalization over a batch: what an image
+stage; odd sizes come back exactly (see `halving`). Codes that keep their place have networks of their own (`grids`). There is no normalization over a batch: what an image
 is encoded to depends on no other. Shapes: B batch, Z latents, C channels, H and W pixels, F features, h and w of the map.
 """
 
@@ -64,10 +63,10 @@ class Residual(nn.Module):
 
 
 class Maps(nn.Module):
-    """Images to a map of features: strided convolutions, then residual blocks."""
+    """Images to a map of features: strided convolutions."""
 
     def __init__(
-        self, shape: Shape, outputs: int, *, width: int, stages: int | None = None, blocks: int = 0
+        self, shape: Shape, outputs: int, *, width: int, stages: int | None = None
     ) -> None:
         """Build the stages downwards.
 
@@ -76,7 +75,6 @@ class Maps(nn.Module):
             outputs: F, features at each place.
             width: features after the first stage; twice as many at each further one, up to 4 times.
             stages: how many times the image is halved; None until its smaller side is at most 4 pixels.
-            blocks: residual blocks at the end.
 
         Raises:
             ValueError: more stages than the image has pixels for.
@@ -93,7 +91,6 @@ class Maps(nn.Module):
             itertools.pairwise([shape[0], *deep]), sizes[:-1], strict=False
         ):
             layers += [nn.Conv2d(inside, outside, kernel(large), 2, 1), nn.ReLU()]
-        layers += [Residual(deep[-1]) for _ in range(blocks)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(deep[-1], outputs, 1))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -107,11 +104,9 @@ class Maps(nn.Module):
 
 
 class FromMaps(nn.Module):
-    """A map of features to images: residual blocks, then transposed convolutions; nothing bounds what comes out."""
+    """A map of features to images: transposed convolutions; nothing bounds what comes out."""
 
-    def __init__(
-        self, inputs: int, shape: Shape, *, width: int, stages: int | None = None, blocks: int = 0
-    ) -> None:
+    def __init__(self, inputs: int, shape: Shape, *, width: int, stages: int | None = None) -> None:
         """Build the stages upwards; the arguments are those of `Maps`.
 
         Raises:
@@ -123,7 +118,6 @@ class FromMaps(nn.Module):
         self.shape = (inputs, *sizes[-1])
         deep = _features(width, stages)
         layers: list[nn.Module] = [nn.Conv2d(inputs, deep[-1], 3, padding=1)]
-        layers += [Residual(deep[-1]) for _ in range(blocks)]
         layers.append(nn.ReLU())
         if stages == 0:
             layers.append(nn.Conv2d(width, shape[0], 3, padding=1))

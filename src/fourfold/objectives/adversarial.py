@@ -19,12 +19,8 @@ from torch import Tensor, nn
 
 from fourfold.core.parts import Batch, Move, Objective
 from fourfold.core.shares import drawn
+from fourfold.objectives.posterior import full
 from fourfold.objectives.two_sample import mmd2
-
-
-def _full(values: Tensor) -> Tensor:
-    """Logits in float32 at least, whatever autocast made of them."""
-    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 class Adversarial(Objective):
@@ -102,7 +98,7 @@ def _noise(players: Any, batch: Batch) -> Tensor:
 
 
 def _logits(players: Any, examples: Tensor) -> Tensor:
-    logits = _full(players.discriminator(examples))
+    logits = full(players.discriminator(examples))
     if logits.shape != (len(examples),):
         raise ValueError(
             f"an adversarial game expects one logit for each example, ({len(examples)},), "
@@ -171,5 +167,5 @@ class WassersteinGP(Adversarial):
         between = (fake.detach() + share * (real - fake.detach())).requires_grad_()
         (slope,) = torch.autograd.grad(_logits(players, between).sum(), between, create_graph=True)
         # the root has no gradient at 0, which a critic with dead rectifiers does reach
-        norm = (_full(slope).flatten(1).square().sum(dim=1) + 1e-12).sqrt()
+        norm = (full(slope).flatten(1).square().sum(dim=1) + 1e-12).sqrt()
         return self.penalty_weight * (norm - 1).square().sum()

@@ -7,7 +7,6 @@ https://arxiv.org/abs/1509.00519. All in nats. Shapes: B batch, Z numbers of the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,12 +15,8 @@ from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from fourfold.core.parts import Batch, Move, Objective
-from fourfold.core.shares import drawn
-
-
-def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL divergence of each N(mean, variance) from N(0, 1), elementwise."""
-    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+from fourfold.objectives import posterior
+from fourfold.objectives.posterior import drawn_latent, gaussian_kl
 
 
 class SentenceELBO(Objective):
@@ -65,8 +60,7 @@ def _through(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Surprise (B,) given one draw of the latent, and the KL (B, Z)."""
     sentences: Any = model
     mean, log_variance = sentences.posterior(batch["tokens"], batch["lengths"])
-    noise = drawn(len(mean), lambda n: torch.randn(n, mean.shape[1], device=mean.device))
-    latent = mean + noise * (log_variance / 2).exp()
+    latent = drawn_latent(mean, log_variance)
     nats = sentences.writer.nats(batch["tokens"], batch["lengths"], latent)
     return nats, gaussian_kl(mean, log_variance)
 
@@ -75,23 +69,16 @@ def _through(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
 def importance_bound(
     model: nn.Module, batch: Batch, draws: int, generator: torch.Generator
 ) -> Tensor:
-    """-log of the mean over draws of p(x, z) / q(z | x), (B,): an upper bound on -log p(x) that closes with more draws."""
+    """The bound of `posterior.importance_bound` on the surprise of sentences, (B,)."""
     sentences: Any = model
-    mean, log_variance = sentences.posterior(batch["tokens"], batch["lengths"])
-    weights = []
-    for _ in range(draws):
-        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-        latent = mean + noise * (log_variance / 2).exp()
-        nats = sentences.writer.nats(batch["tokens"], batch["lengths"], latent)
-        # log p(z) - log q(z | x); the constants are the same
-        ratio = 0.5 * (noise.square() + log_variance - latent.square()).sum(1)
-        weights.append(ratio - nats)
-    return math.log(draws) - torch.stack(weights).logsumexp(0)
+    tokens, lengths = batch["tokens"], batch["lengths"]
 
+    def nats(latent: Tensor) -> Tensor:
+        found: Tensor = sentences.writer.nats(tokens, lengths, latent)
+        return found
 
-def active_units(means: Tensor, least: float = 0.01) -> Tensor:
-    """Which numbers of the latent say something, (Z,) bool: their posterior mean (N, Z) varies over examples."""
-    return means.var(0) > least
+    mean, log_variance = sentences.posterior(tokens, lengths)
+    return posterior.importance_bound(mean, log_variance, nats, draws, generator)
 
 
 class SentenceCodes(Objective):

@@ -16,6 +16,7 @@ from fourfold.core.parts import Data, Objective, Optimizer
 from fourfold.core.run import Run
 from fourfold.optimizers import schedule as schedules
 from fourfold.optimizers.cadence import Every
+from fourfold.optimizers.control import Control
 from fourfold.optimizers.players import PlayerSettings, checked_arguments
 from fourfold.optimizers.precision import Precision
 
@@ -81,6 +82,8 @@ class Gradient(Optimizer):
     """How often a line is added to metrics.jsonl."""
     patience: PositiveInt | None = None
     """Stop early after this many evaluations without a better one."""
+    control: Control | None = None
+    """A controller that moves a number of the objective, or the learning rate, towards what was set; None for none."""
 
     shared: ClassVar[bool] = True
     exclusive: ClassVar[tuple[tuple[str, ...], ...]] = (("steps", "epochs", "minutes"),)

@@ -361,6 +361,7 @@ class Search(Stepper):
             "players": {name: player.state_dict() for name, player in self.players.items()},
             "average": self.average.state_dict() if self.average else None,
             "objective": self._objective_state(),
+            "control": self.control.state_dict() if self.control else None,
             "data": self.data.state_dict(),
             "budget": self.budget.state_dict(),
             "stopping": self.stopping.state_dict(),
@@ -430,6 +431,9 @@ class Search(Stepper):
         self.objective.load_state_dict(
             self.parallel.own_state(objective) if self.parallel else objective
         )
+        if self.control and state.get("control"):
+            self.control.load_state_dict(state["control"])
+            self.control.apply(self.objective)
         self.data.load_state_dict(state["data"])
         self.budget.load_state_dict(state["budget"], self.done)
         self.stopping.load_state_dict(state["stopping"])

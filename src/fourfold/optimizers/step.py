@@ -15,6 +15,7 @@ from fourfold.core.run import Run
 from fourfold.core.shares import idle, set_share
 from fourfold.optimizers.average import Average
 from fourfold.optimizers.budget import Budget
+from fourfold.optimizers.control import Controller
 from fourfold.optimizers.diagnosis import Diverged, first_bad_gradient, first_bad_module
 from fourfold.optimizers.freeze import Frozen
 from fourfold.optimizers.players import Player
@@ -45,6 +46,7 @@ class Stepper:
     ) -> None:
         self.config, self.objective, self.model, self.run = config, objective, model, run
         self.frozen = Frozen(model, config.freeze)
+        self.control = Controller(config.control, objective) if config.control else None
         self.budget = budget
         self.device = run.device
         self.on_cpu = run.device.type == "cpu"
@@ -71,6 +73,8 @@ class Stepper:
             self.parallel.begin(self.done)
         games = [self.objective.losses(self.model, batch) for batch in batches]
         factor = self.config.factor(self.done, self.budget.progress)
+        if self.control:
+            factor *= self.control.factor(self.config.lr)
         first = True
         while (counted := self._backward(games, batches)) is not None:
             player = self._player(counted[0].move.player)
@@ -82,6 +86,8 @@ class Stepper:
             player.zero()
             for each in counted:
                 self._count(each, first, batches)
+            if self.control and first:
+                self._steer(self.control, counted)
             first = False
         if first:
             raise UserError(f"step {self.done + 1}: the objective yielded no move")
@@ -176,6 +182,14 @@ class Stepper:
         self.last_norm = norm = torch.nn.utils.get_total_norm(player.gradients())
         if clip:
             torch.nn.utils.clip_grads_with_norm_(player.parameters, clip, norm)
+
+    def _steer(self, control: Controller, counted: list[Counted]) -> None:
+        """Let the controller hear what the first move has logged; the number holds from the next step on."""
+        weights = [float(each.weight) for each in counted]
+        logged = [{**each.move.logs, "loss": each.loss / each.weight} for each in counted]
+        heard = [float(control.heard(logs)) for logs in logged]
+        control.step(sum(h * w for h, w in zip(heard, weights, strict=True)) / sum(weights))
+        control.apply(self.objective)
 
     def forget(self, parameter: nn.Parameter) -> None:
         """A parameter that begins anew: its moments and its average go by its new values alone."""

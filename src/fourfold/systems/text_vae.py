@@ -27,7 +27,8 @@ from fourfold.core.types import Picture, Score, Source, Table
 from fourfold.data.text_lines import TextLines
 from fourfold.look.figures import picture, subplots
 from fourfold.models.sentence_latents import GaussianSentences
-from fourfold.objectives.sentences import SentenceELBO, active_units, gaussian_kl, importance_bound
+from fourfold.objectives.posterior import active_units, gaussian_kl
+from fourfold.objectives.sentences import SentenceELBO, importance_bound
 from fourfold.optimizers.gradient import Gradient
 from fourfold.tasks.sentence_verbs import SentenceLatents, lines_data, shown_samples
 
