@@ -8,9 +8,9 @@ the waveform comes out by Griffin-Lim (1984).
     fourfold fit voice free-spoken-digits
     fourfold convert runs/voice-1 hello.wav --speaker george --out hello-george.wav
 
-Result: on free-spoken-digits after 228 steps, 68 seconds of processor time: validation clips come back with a mean error
-of 0.356 deviations of the log-mel, and the model's own listener hears the wanted speaker in all conversions; judged by
-classifiers of other clips: benchmarks/voice.py.
+Result: of 60 held-out spoken digits in another speaker's voice classifiers that learned from other clips hear the wanted
+speaker in 97% and the digit in 55% (real clips: 100% and 97%), after 228 steps, 68 seconds of processor time:
+benchmarks/results/voice.json.
 """
 
 from __future__ import annotations
