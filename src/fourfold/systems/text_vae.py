@@ -5,8 +5,8 @@
     fourfold sample runs/text-vae-1 --count 20
     fourfold encode runs/text-vae-1 sentences.txt --lines --out z.parquet ; fourfold decode runs/text-vae-1 z.parquet
 
-Result: the bound on held-out made sentences is 0.95 nats a token (11.7 a sentence, 5.2 of them KL) after 150 steps, 11
-seconds of processor time: `python -m benchmarks.text_latents --data made` goes on from there.
+Result: on held-out made sentences the bound is 11.8 nats a sentence (0.95 a token, 4.3 of the 11.8 KL), 9.2 with 32 draws,
+all 24 numbers of the latent in use, after 100 steps, 9 seconds of processor time: benchmarks/results/text_latents.json.
 """
 
 from __future__ import annotations
