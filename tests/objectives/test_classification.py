@@ -284,3 +284,26 @@ def test_refusals() -> None:
         UserError, match="--metric brier needs probabilities, and --objective hinge"
     ):
         Hinge(metric="brier").chosen(target(3))
+
+
+def test_mixed_rows_count_for_both_targets_by_hand() -> None:
+    """Mixup and CutMix: share of the own target's loss, the rest of the one at the place from the end."""
+    torch.manual_seed(0)
+    outputs, targets = torch.randn(3, 4, dtype=torch.float64), torch.tensor([2, 0, 3])
+    share = torch.tensor([0.75, 0.5, 1.0], dtype=torch.float64)
+    target = Target("y", "category", tuple("abcd"), counts=(1, 1, 1, 1), rows=4)
+    losses = -outputs.log_softmax(1)
+    partners = [3, 0, 2]
+    for chosen in ("none", {"a": 3.0}):
+        weights = [3.0 if chosen != "none" else 1.0, 1.0, 1.0, 1.0]
+        total = counted = 0.0
+        for row, (own, other) in enumerate(zip(targets.tolist(), partners, strict=True)):
+            for label, part in ((own, share[row]), (other, 1 - share[row])):
+                total += float(part) * weights[label] * float(losses[row, label])
+                counted += float(part) * weights[label]
+        loss = CrossEntropy(class_weights=chosen).chosen(target)  # type: ignore[arg-type]
+        (move,) = loss.losses(
+            torch.nn.Identity(), {"features": outputs, "targets": targets, "share": share}
+        )
+        assert float(move.loss) == pytest.approx(total, rel=1e-6)
+        assert float(move.weight) == pytest.approx(counted, rel=1e-6)

@@ -32,8 +32,8 @@ class Preparation(NamedTuple):
 
     shape: tuple[int, int, int]
     """(C, H, W)."""
-    classes: tuple[str, ...] = ()
-    """Names of the labels 0, 1, ...; empty where there are none."""
+    classes: tuple[str, ...] | None = ()
+    """Names of the labels 0, 1, ...; empty where there are none; None where they are still to be found."""
     range: tuple[float, float] | None = None
     """Numbers that stood for black and white, where the source was not of 8 bits."""
     fingerprint: str = ""
@@ -89,7 +89,7 @@ class Images(DataOptions):
             UserError: no such path, no images, an unreadable one under `strict`, an array of
                 another rank or with NaN, too few images to split.
         """
-        return _open(self, None, sources, seed=seed, valid=valid, whole=False)
+        return open_images(self, None, sources, seed=seed, valid=valid, whole=False)
 
     def restore(self, folder: Path) -> ImageData:
         """See `DataOptions.restore`."""
@@ -119,7 +119,7 @@ class ImageData(Indexed):
     ) -> None:
         super().__init__(batch=options.batch, seed=seed)
         self.options, self.preparation = options, preparation
-        self.shape, self.classes = preparation.shape, preparation.classes
+        self.shape, self.classes = preparation.shape, preparation.classes or ()
         self.fingerprint = preparation.fingerprint
         self.examples, self._about = examples, about
 
@@ -182,7 +182,9 @@ class ImageData(Indexed):
         self, sources: Any, *, seed: int = 0, valid: Any = None, whole: bool = False
     ) -> ImageData:
         """See `Data.reopen`; labels of classes that training did not have are left out, and said."""
-        return _open(self.options, self.preparation, sources, seed=seed, valid=valid, whole=whole)
+        return open_images(
+            self.options, self.preparation, sources, seed=seed, valid=valid, whole=whole
+        )
 
     def save(self, folder: Path) -> None:
         """See `Data.save`."""
@@ -202,7 +204,7 @@ def _digits() -> Found:
     return [Stack("the embedded digits", images, digits.target)]
 
 
-def _open(
+def open_images(
     options: Images,
     known: Preparation | None,
     sources: Any,
@@ -211,6 +213,13 @@ def _open(
     valid: Any,
     whole: bool,
 ) -> ImageData:
+    """Read images, under a known preparation where there is one; its classes hold, if it has any.
+
+    Args:
+        options, sources, seed, valid: as of `Images.open`.
+        known: an earlier preparation.
+        whole: as of `Data.reopen`.
+    """
     found, notes = (_digits(), []) if sources is None else find_images(sources)
     apart: Found = []
     if valid is not None:
@@ -227,7 +236,7 @@ def _open(
         preparation=options.model_dump_json(include=set(Images.model_fields) - {"batch", "strict"}),
     )
     images, names, given = reader.read(found, apart)
-    classes = _classes(names) if known is None else known.classes
+    classes = _classes(names) if known is None or known.classes is None else known.classes
     labels = _labels(names, classes, notes)
     rows = split_rows(options.split, given, len(images), seed, whole, notes)
     preparation = Preparation(reader.shape, classes, reader.range, reader.fingerprint)

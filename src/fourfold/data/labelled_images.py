@@ -23,7 +23,7 @@ from fourfold.core.errors import UserError
 from fourfold.core.parts import Batch, Split
 from fourfold.core.targets import Target
 from fourfold.data.augmentation import Augmentation, Draws, Unchanged, scaled
-from fourfold.data.images import ImageData, Images
+from fourfold.data.images import ImageData, Images, open_images
 
 PRINTS = "train-images.npy"
 
@@ -45,14 +45,9 @@ class LabelledImages(Images):
         Raises:
             UserError: as there, or the images have no labels.
         """
-        opened = super().open(sources, seed=seed, valid=valid)
-        if not opened.labelled:
-            why = "".join(f" ({n})" for n in opened.summary()["notes"] if n.startswith("no labels"))
-            raise UserError(
-                f"the images have no classes{why}; expected a folder for each class, a CSV of paths and labels, "
-                "or arrays with labels"
-            )
-        data = LabelledImageData.of(self, opened, seed)
+        data = LabelledImageData.of(
+            self, _with_classes(super().open(sources, seed=seed, valid=valid)), seed
+        )
         data.note_twins(data.prints("train"))
         return data
 
@@ -105,6 +100,8 @@ class LabelledImageData(ImageData):
                 batch["share"] = changed.share
         if epoch is not None and split == "train":
             batch["features"] = self._at_size(batch["features"])
+        # convolutions are quicker where the channels of a pixel lie together
+        batch["features"] = batch["features"].contiguous(memory_format=torch.channels_last)
         return batch
 
     @property
@@ -124,7 +121,11 @@ class LabelledImageData(ImageData):
         self, sources: Any, *, seed: int = 0, valid: Any = None, whole: bool = False
     ) -> LabelledImageData:
         """See `ImageData.reopen`; images that were trained on are counted in a note."""
-        plain = super().reopen(sources, seed=seed, valid=valid, whole=whole)
+        # a training set has classes of its own: another run's preparation gives it size and colours
+        known = self.preparation if whole else self.preparation._replace(classes=None)
+        plain = open_images(self.how, known, sources, seed=seed, valid=valid, whole=whole)
+        if not whole:
+            _with_classes(plain)
         data = LabelledImageData.of(self.how, plain, seed)
         data.note_twins(self.prints("train") if not whole else self.known or self.prints("train"))
         return data
@@ -167,6 +168,16 @@ class LabelledImageData(ImageData):
         """See `Data.load_state_dict`."""
         super().load_state_dict(state)
         self.progress = state.get("progress", 0.0)
+
+
+def _with_classes(data: ImageData) -> ImageData:
+    if not data.labelled:
+        why = "".join(f" ({n})" for n in data.summary()["notes"] if n.startswith("no labels"))
+        raise UserError(
+            f"the images have no classes{why}; expected a folder for each class, a CSV of paths and labels, "
+            "or arrays with labels"
+        )
+    return data
 
 
 def _numbers(index: np.ndarray | slice) -> Tensor:

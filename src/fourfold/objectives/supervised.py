@@ -31,7 +31,8 @@ class Supervised(Objective):
     """A loss for each row of batch["features"], (B, D), against batch["targets"] (see `Target`).
 
     The model maps features to `outputs(target)` numbers a row. Rows count as batch["weight"], (B,),
-    says, or once each where there is none.
+    says, or once each where there is none. Where batch["share"], (B,), is given, a row is a mixture (mixup,
+    CutMix): so much of its loss is that of its own target, the rest of the target at its place from the end.
     """
 
     metric: str | None = None
@@ -163,11 +164,24 @@ class Supervised(Objective):
         return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
     def _move(self, outputs: Tensor, batch: Batch) -> Move:
+        if "share" in batch:
+            outputs, batch = self._in_pairs(outputs, batch)
         rows = self._rows(outputs, batch["targets"])
         if not self._weighted(batch):
             return Move("model", rows.sum(), float(len(rows)))
         counts = self.importance(batch).to(rows.dtype)
         return Move("model", (rows * counts).sum(), counts.sum())
+
+    def _in_pairs(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+        """Rows that were mixed with the one at their place from the end: each counts for both targets, by its share."""
+        share, targets, given = batch["share"], batch["targets"], batch.get("weight")
+        counts = torch.cat([share, 1 - share])
+        if given is not None:
+            counts = counts * torch.cat([given, given])
+        return torch.cat([outputs, outputs]), {
+            "targets": torch.cat([targets, targets.flip(0)]),
+            "weight": counts,
+        }
 
     def _rows(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(B,) losses of rows; of M members of an ensemble that learn side by side, (B, M, K), their mean."""

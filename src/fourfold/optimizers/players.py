@@ -138,7 +138,21 @@ class Player:
             optimizer.load_state_dict(saved)
             for group, kernel in zip(optimizer.param_groups, kernels, strict=True):
                 group.update(kernel)
+            _lay_out_alike(optimizer)
         self._factor = None
+
+
+def _lay_out_alike(optimizer: torch.optim.Optimizer) -> None:
+    """Moments in the memory order of their parameters: fused kernels go through both side by side.
+
+    A checkpoint holds tensors row by row; parameters of convolutions may have their channels last.
+    """
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            alike = isinstance(value, torch.Tensor) and value.shape == parameter.shape
+            if alike and value.stride() != parameter.stride():
+                ordered = torch.empty_like(parameter, dtype=value.dtype)
+                moments[name] = ordered.copy_(value)
 
 
 def _groups(

@@ -75,7 +75,7 @@ def export_onnx(run: Run, path: Path, rows: pl.DataFrame | None = None) -> str:
     Raises:
         UserError, RuntimeError: as `export`.
     """
-    _require()
+    require()
     data = cast(TableData, run.data)
     if "" in {e.name for e in used(data)}:
         raise UserError(
@@ -100,7 +100,8 @@ def export_onnx(run: Run, path: Path, rows: pl.DataFrame | None = None) -> str:
     return f"onnxruntime gives what the run gives: {'; '.join(told)}."
 
 
-def _require() -> None:
+def require() -> None:
+    """Raises UserError where what an export needs is not installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401

@@ -83,7 +83,7 @@ def tables(run: Run) -> Iterator[Table]:
     caption = " ".join([f"{len(found.true):,} rows {sentence}.", *undefined])
     yield Table("Measures of held-out rows", ("measure", "value", "unit"), tuple(rows), caption)
     if data.target.kind != "number" and len(data.target.classes) <= CLASSES:
-        yield _by_class(data.target, found)
+        yield by_class(data.target, found.values, found.true, found.weight)
 
 
 def _of_classes(run: Run, target: Target, found: Predictions, caption: str) -> Iterator[Picture]:
@@ -135,14 +135,22 @@ def _coverage(
     yield "width of an interval", float((edges.high - edges.low).mean()), f"of {data.target.name}"
 
 
-def _by_class(target: Target, found: Predictions) -> Table:
+def by_class(
+    target: Target, predicted: np.ndarray, true: np.ndarray, weight: np.ndarray | None = None
+) -> Table:
+    """Precision, recall and F1 of each class or label, and how many rows have it.
+
+    Args:
+        target: what was predicted.
+        predicted: (N, C) probabilities.
+        true: (N,) numbers of classes, or (N, C) of 0 and 1.
+        weight: (N,) how much each row counts.
+    """
     from sklearn.metrics import precision_recall_fscore_support
 
-    assert found.true is not None  # noqa: S101
-    labels = None if found.true.ndim == 2 else range(len(target.classes))
+    labels = None if true.ndim == 2 else range(len(target.classes))
     told = precision_recall_fscore_support(
-        found.true, decided(found.values, found.true), labels=labels,
-        sample_weight=found.weight, zero_division=0.0,
+        true, decided(predicted, true), labels=labels, sample_weight=weight, zero_division=0.0,
     )  # fmt: skip
     rows = [
         (name, *(float(part[i]) for part in told[:3]), float(told[3][i]))

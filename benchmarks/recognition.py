@@ -1,0 +1,281 @@
+"""Networks that recognize images: errors by budget, shifted digits, depth, distillation, speed beside a plain loop.
+
+    python -m benchmarks.recognition digits --epochs 1       # MNIST: linear, MLP and CNN, and all three on shifted digits
+    python -m benchmarks.recognition mnist --minutes 5       # MNIST's error
+    python -m benchmarks.recognition cifar --minutes 30      # CIFAR-10's
+    python -m benchmarks.recognition depth --epochs 3        # plain against residual, depth 8 to 56
+    python -m benchmarks.recognition distil --epochs 3       # a student with and without its teacher
+    python -m benchmarks.recognition speed                   # images a second, and preprocessing's share
+
+Seconds are wall-clock; processor seconds, of all threads, stand beside them, as other jobs may share the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.side_by_side import keep
+from fourfold import api
+from fourfold.core.run import Run
+from fourfold.data.labelled_images import LabelledImageData, LabelledImages
+from fourfold.models.cnn import ConvNet
+from fourfold.models.resnet import ResNet
+from fourfold.objectives.classification import CrossEntropy
+from fourfold.optimizers.gradient import Gradient
+from fourfold.optimizers.search import Search
+from fourfold.systems.cnn import ConvolutionalNetwork
+from fourfold.systems.resnet import ResidualNetwork
+from fourfold.tasks.recognition import Recognizer
+from fourfold.tasks.recognizing import probabilities
+
+MNIST, CIFAR = ["mnist", "mnist-test"], ["cifar10", "cifar10-test"]
+SHIFT = 3
+"""Pixels by which digits are moved, at most, in the test that asks what translation invariance buys."""
+
+
+class Flat(Recognizer):
+    """Pixels in a row: linear (hidden 0) or with one hidden layer."""
+
+    hidden: int = 0
+    """Width of the hidden layer."""
+
+    def network(self, data: LabelledImageData, outputs: int) -> nn.Module:
+        size = int(np.prod(data.shape))
+        if not self.hidden:
+            return nn.Sequential(nn.Flatten(), nn.Linear(size, outputs))
+        layers = nn.Linear(size, self.hidden), nn.ReLU(), nn.Linear(self.hidden, outputs)
+        return nn.Sequential(nn.Flatten(), *layers)
+
+
+def fitted(
+    system: Recognizer, sources: Any, seed: int, **options: Any
+) -> tuple[Run, dict[str, float]]:
+    """A run, and what it took."""
+    configured = api.configure(system, options)
+    began, processor = time.perf_counter(), time.process_time()
+    run = api.fit(configured, sources, out=False, seed=seed)
+    spent = {
+        "seconds": round(time.perf_counter() - began, 1),
+        "processor seconds": round(time.process_time() - processor, 1),
+    }
+    return run, spent
+
+
+def error(run: Run, average: str = "none") -> float:
+    """Per cent of the test images that are taken for another class."""
+    data: Any = run.data
+    found = probabilities(run, data, "test", average)
+    return round(100 * float((found.argmax(1) != data.labels("test").numpy()).mean()), 3)
+
+
+def shifted_error(run: Run, seed: int) -> float:
+    """The same of test digits moved by up to `SHIFT` pixels on black."""
+    data: Any = run.data
+    images, random = data.pixels("test"), np.random.default_rng(seed)
+    padded = F.pad(images, (SHIFT,) * 4)
+    size = images.shape[2:]
+    moved = torch.stack(
+        [
+            image[:, y : y + size[0], x : x + size[1]]
+            for image, (y, x) in zip(
+                padded, random.integers(0, 2 * SHIFT + 1, (len(images), 2)), strict=True
+            )
+        ]
+    )
+    other = data.reopen((moved.numpy(), data.labels("test").numpy()), whole=True)
+    found = probabilities(run, other, "test")
+    return round(100 * float((found.argmax(1) != other.labels("test").numpy()).mean()), 2)
+
+
+def digits(epochs: float, seeds: int) -> None:
+    """Linear, MLP and CNN without augmentation, on MNIST and on shifted digits."""
+    data = LabelledImages.model_validate({"batch": 128, "augment": {"kind": "none"}})
+    search = Gradient(lr=2e-3, epochs=epochs, warmup=0.1, evaluate_every="50%")
+    systems: dict[str, Recognizer] = {
+        "linear": Flat(data=data, objective=CrossEntropy(), optimizer=search),
+        "mlp (512)": Flat(data=data, objective=CrossEntropy(), optimizer=search, hidden=512),
+        "cnn": ConvolutionalNetwork(data=data, optimizer=search, width=16),
+    }
+    rows = {}
+    for name, system in systems.items():
+        found = []
+        for seed in range(seeds):
+            run, spent = fitted(system, MNIST, seed)
+            found.append(
+                {"error %": error(run), "error % shifted": shifted_error(run, seed), **spent}
+            )
+        rows[name] = found
+    keep(
+        "recognition", {f"MNIST, {epochs:g} epochs, and digits moved by up to {SHIFT} pixels": rows}
+    )
+
+
+def mnist(budget: dict[str, float], seeds: int) -> None:
+    """MNIST's error."""
+    found = []
+    for seed in range(seeds):
+        options = {"width": 16, "data.batch": 128, "data.split": (0.97, 0.03, 0.0)}
+        options |= {"optimizer.evaluate_every": "25%", "optimizer.ema": 0.99}
+        options |= {f"optimizer.{k}": v for k, v in budget.items()}
+        run, spent = fitted(ConvolutionalNetwork(), MNIST, seed, **options)
+        found.append({"error %": error(run), "error % averaged": error(run, "shift"), **spent})
+    said = ", ".join(f"{v:g} {k}" for k, v in budget.items())
+    keep("recognition", {f"MNIST, cnn, {said}": found})
+
+
+def cifar(budget: dict[str, float], seeds: int) -> None:
+    """CIFAR-10's error (re-encoded JPEG)."""
+    found = []
+    for seed in range(seeds):
+        options: dict[str, Any] = {"depth": 8, "width": 64, "data.batch": 128, "data.grow": 0.6}
+        options |= {"data.split": (0.96, 0.04, 0.0), "objective.label_smoothing": 0.1}
+        options |= {"optimizer.lr": 0.1, "optimizer.warmup": 0.2, "optimizer.evaluate_every": "10%"}
+        options |= {f"optimizer.{k}": v for k, v in budget.items()}
+        run, spent = fitted(ResidualNetwork(), CIFAR, seed, **options)
+        found.append({"error %": error(run), "error % averaged": error(run, "flip"), **spent})
+    said = ", ".join(f"{v:g} {k}" for k, v in budget.items())
+    keep("recognition", {f"CIFAR-10, resnet 8 of width 64, {said}": found})
+
+
+def depth(epochs: float, seeds: int) -> None:
+    """Plain against residual."""
+    rows: dict[str, Any] = {}
+    for layers in (8, 20, 56):
+        for shortcut in ("none", "identity"):
+            options = {"depth": layers, "shortcut": shortcut, "optimizer.epochs": epochs}
+            runs = [fitted(ResidualNetwork(), CIFAR, seed, **options) for seed in range(seeds)]
+            name = f"{'plain' if shortcut == 'none' else 'residual'} {layers}"
+            rows[name] = [{"error %": error(run), **spent} for run, spent in runs]
+    keep("recognition", {f"CIFAR-10, plain and residual, {epochs:g} epochs": rows})
+
+
+def distil(epochs: float, seeds: int) -> None:
+    """A narrow student with and without a wide teacher, on MNIST."""
+    found: dict[str, Any] = {"student": [], "student of the teacher": [], "teacher": []}
+    same = {"optimizer.epochs": epochs, "optimizer.evaluate_every": "50%"}
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            wide = api.configure(ConvolutionalNetwork(width=16), same)
+            teacher = api.fit(wide, MNIST, out=f"{folder}/teacher", seed=seed)
+            found["teacher"].append({"error %": error(teacher)})
+            for name, more in (
+                ("student", {}),
+                ("student of the teacher", {"teacher": f"{folder}/teacher"}),
+            ):
+                narrow = ConvolutionalNetwork(width=2, dense=16, dropout=0.0)
+                run, spent = fitted(narrow, MNIST, seed, **{**same, **more})
+                found[name].append({"error %": error(run), **spent})
+    keep("recognition", {f"MNIST, distillation, {epochs:g} epochs": found})
+
+
+def speed(seconds: float) -> None:
+    """Images a processor second of training, beside a plain DataLoader loop on the same network."""
+    rows = {}
+    cases: dict[str, tuple[Recognizer, tuple[int, int, int]]] = {
+        "MNIST size, cnn of width 16": (ConvolutionalNetwork(width=16), (1, 28, 28)),
+        "CIFAR size, resnet 20": (ResidualNetwork(depth=20), (3, 32, 32)),
+    }
+    for name, (system, shape) in cases.items():
+        random = np.random.default_rng(0)
+        images = random.integers(0, 256, (6_000, *shape), dtype=np.uint8)
+        labels = random.integers(0, 10, len(images))
+        ours, theirs, share = [], [], []
+        for _ in range(3):  # in turns
+            rate, part = _ours(system, images, labels, seconds)
+            ours.append(rate)
+            share.append(part)
+            theirs.append(_plain(shape, images, labels, seconds))
+        times = sorted(a / b for a, b in zip(ours, theirs, strict=True))[1]
+        rows[name] = {
+            "fourfold": round(sorted(ours)[1]),
+            "plain loop": round(sorted(theirs)[1]),
+            "times": round(times, 2),
+            "preprocessing's share of a step": round(sorted(share)[1], 3),
+        }
+    keep("recognition", {"training images a processor second, batch 128": rows})
+
+
+def _ours(
+    system: Recognizer, images: np.ndarray, labels: np.ndarray, seconds: float
+) -> tuple[float, float]:
+    run = Run(api.configure(system, {"steps": 1_000_000, "batch": 128}))
+    api._begin(run, (images, labels), None)
+    run.model.train()
+    search = Search(run.system.optimizer, run.objective, run.model, run.data, run)  # type: ignore[arg-type]
+    began = last = time.process_time()
+    count, waited = 0, 0.0
+    for batches in search._batches():
+        waited += time.process_time() - last
+        search.step(batches)
+        last = time.process_time()
+        count += len(batches[0]["features"])
+        if last - began > seconds:
+            break
+    return count / (last - began), waited / (last - began)
+
+
+class _Transformed(TensorDataset):
+    """A dataset as it is usually written: each image is scaled, padded and cropped by itself."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        image, label = super().__getitem__(index)
+        reach = image.shape[1] // 8
+        padded = F.pad(image.float().div(255).sub(0.5).div(0.5), (reach,) * 4, mode="reflect")
+        top, left = torch.randint(0, 2 * reach + 1, (2,)).tolist()
+        image = padded[:, top : top + image.shape[1], left : left + image.shape[2]]
+        if len(image) == 3 and torch.rand(()) < 0.5:
+            image = image.flip(2)
+        return image, label
+
+
+def _plain(
+    shape: tuple[int, int, int], images: np.ndarray, labels: np.ndarray, seconds: float
+) -> float:
+    model: nn.Module = (
+        ConvNet(shape, 10, width=16, stages=3, dropout=0.2) if shape[0] == 1 else ResNet(3, 10, 20)
+    )
+    data = _Transformed(torch.from_numpy(images), torch.from_numpy(labels))
+    loader = DataLoader(data, batch_size=128, shuffle=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    began, count = time.process_time(), 0
+    while True:
+        for features, targets in loader:
+            optimizer.zero_grad()
+            F.cross_entropy(model(features), targets).backward()
+            optimizer.step()
+            count += len(features)
+            if time.process_time() - began > seconds:
+                return count / (time.process_time() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["digits", "mnist", "cifar", "depth", "distil", "speed"])
+    parser.add_argument("--epochs", type=float)
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument(
+        "--seconds", type=float, default=4.0, help="of the processor, for each speed"
+    )
+    given = parser.parse_args()
+    budget = {k: v for k, v in (("epochs", given.epochs), ("minutes", given.minutes)) if v}
+    if given.what == "speed":
+        speed(given.seconds)
+    elif given.what in ("mnist", "cifar"):
+        {"mnist": mnist, "cifar": cifar}[given.what](budget or {"epochs": 5}, given.seeds)
+    else:
+        run = {"digits": digits, "depth": depth, "distil": distil}[given.what]
+        run(given.epochs or 3, given.seeds)
+
+
+if __name__ == "__main__":
+    main()
