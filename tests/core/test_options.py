@@ -360,3 +360,9 @@ def test_a_dict_is_given_as_pairs_or_json() -> None:
         assert configured.optimizer.arguments == {"momentum": 0.9, "nesterov": True}  # type: ignore[attr-defined]
     betas = merge(RowSystem, {"algorithm": "adam", "arguments": "betas=[0.8, 0.9],eps=1e-6"})
     assert betas.optimizer.arguments == {"betas": [0.8, 0.9], "eps": 1e-6}  # type: ignore[attr-defined]
+
+
+def test_a_part_that_may_be_none_is_set_whole() -> None:
+    made = merge(Optional, {"optimizer.control.setpoint": 3.0})
+    assert made.optimizer.control.setpoint == 3.0  # type: ignore[attr-defined]
+    assert merge(Optional, {"optimizer.control": None}, base=made).optimizer.control is None  # type: ignore[attr-defined]

@@ -154,7 +154,7 @@ def resolve(system: type[System], name: str) -> tuple[str, ...]:
     known = options(system)
     if path[-1] == "kind" and path[:-1] in known:
         path = path[:-1]
-    if path in known:
+    if path in known or _optional_part(system, path):
         return path
     if len(path) == 1 and path[0] in short_names(system):
         return short_names(system)[path[0]]
@@ -167,6 +167,13 @@ def resolve(system: type[System], name: str) -> tuple[str, ...]:
         raise UserError(f"option {name}: stands for {' and '.join(same)}; give the whole name")
     choices = [o.name for o in known.values()] + list(short_names(system))
     raise UserError(f"unknown option {name} of {system.name}{nearest(name, choices)}")
+
+
+def _optional_part(system: type[System], path: tuple[str, ...]) -> bool:
+    """Whether a path names a part that may be None, which is set whole."""
+    owners = _classes_at(system, path[:-1])
+    fields = [c.model_fields[path[-1]] for c in owners if path[-1] in c.model_fields]
+    return any(parts_of(f.annotation) and admits_none(f.annotation) for f in fields)
 
 
 def origins_of(annotation: Any) -> set[Any]:
