@@ -3,7 +3,7 @@ and Zisserman 2015 have them, with batch normalization.
 
     fourfold fit cnn photos/ --size small
     fourfold fit cnn mnist mnist-test --minutes 5
-    fourfold predict runs/cnn-1 new/*.jpg --top 3 --out labels.csv
+    fourfold predict runs/cnn-1 new.jpg --top 3 --out labels.csv
     fourfold explain runs/cnn-1 cat.jpg --out why.png
 
 Result: accuracy 0.972 on the 180 test images of the embedded 8 x 8 digits (seed 0): fourfold fit cnn --epochs 4; 0.983
