@@ -167,9 +167,18 @@ class ViT(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
+    def features(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) to the patches' states as maps, (B, D, rows, columns)."""
+        rows = self.encoder.shape[1] // self.encoder.patch
+        return self.encoder(images).transpose(1, 2).unflatten(2, (rows, -1))
+
+    def classify(self, maps: Tensor) -> Tensor:
+        """Logits (B, outputs) of maps (B, D, rows, columns)."""
+        return self.head(maps.mean(dim=(2, 3)))
+
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to logits (B, outputs)."""
-        return self.head(self.encoder(images).mean(dim=1))
+        return self.classify(self.features(images))
 
 
 class MAE(nn.Module):

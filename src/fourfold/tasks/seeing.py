@@ -91,9 +91,12 @@ def _enlarged(images: np.ndarray) -> np.ndarray:
 
 
 def feature_maps(run: Run, images: Tensor) -> tuple[Picture, Table]:
-    """The first image's maps after each convolution, and their shapes."""
-    model = run.model.eval()
+    """The first image's maps after each convolution, and their shapes; of a network without any, its last maps."""
+    model: Any = run.model.eval()
     seen: dict[str, Tensor] = {}
+    if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        with torch.no_grad():
+            seen["features"] = model.features(scaled(images[:1]).to(run.device)).float().cpu()
     hooks = [
         module.register_forward_hook(
             lambda _, __, out, name=name: seen.__setitem__(name, out.detach().float().cpu())
