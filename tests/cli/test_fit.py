@@ -214,7 +214,10 @@ def test_negative_numbers_and_none_are_values(command: Command) -> None:
     assert "expected greater than 0, got '-1'" in command("fit", "talker", "--lr", "-1").sentence
 
 
-def test_help_shows_every_field_with_default_and_unit(command: Command) -> None:
+def test_help_shows_every_field_with_default_and_unit(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")  # a narrow terminal breaks long names in two
     from fourfold.core.options import options
     from talkative import Talker
 

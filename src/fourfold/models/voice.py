@@ -146,7 +146,9 @@ class VoiceModel(nn.Module):
     def forward(self, mel: Tensor, lengths: Tensor, speaker: Tensor) -> Voiced:
         """The same clips again: mel (B, M, T), lengths (B,), speaker (B,) int64."""
         content = self.quantizer(self.encoder(mel, lengths))
-        return Voiced(self.spoken(content.values, speaker, lengths), content)
+        made = self.spoken(content.values, speaker, lengths)
+        # of rows that are a part of a batch, none may be as long as the batch
+        return Voiced(F.pad(made, (0, mel.shape[-1] - made.shape[-1])), content)
 
     def codes(self, mel: Tensor, lengths: Tensor) -> Tensor:
         """(B, t) int64; the codebook stays as it is."""

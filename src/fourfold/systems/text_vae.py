@@ -115,11 +115,11 @@ class TextVAE(SentenceLatents):
         """How much each number of the latent says."""
         data, split, sentence = held_out(run)
         found = []
-        for batch in data.batches(split):
-            batch = to_device(batch, run.device)
-            found.append(
-                gaussian_kl(*_model(run).posterior(batch["tokens"], batch["lengths"])).cpu()
-            )
+        with torch.no_grad():
+            for batch in data.batches(split):
+                batch = to_device(batch, run.device)
+                posterior = _model(run).posterior(batch["tokens"], batch["lengths"])
+                found.append(gaussian_kl(*posterior).cpu())
         kl = torch.cat(found).mean(0).sort(descending=True).values
         fig, axes = subplots()
         axes.bar(range(1, len(kl) + 1), kl.numpy())
