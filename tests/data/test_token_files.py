@@ -155,6 +155,22 @@ def test_processes_give_what_one_gives(unit: str) -> None:
             assert one[split][1:] == other[split][1:]
 
 
+def test_processes_are_for_units_that_have_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    plain = token_workers._Worker.__init__
+
+    def begin(self: Any, vocabulary: Any) -> None:
+        made.append(1)
+        plain(self, vocabulary)
+
+    monkeypatch.setattr(token_workers._Worker, "__init__", begin)
+    monkeypatch.setattr(token_workers, "FROM", 2)
+    monkeypatch.setattr(token_workers, "own_cores", lambda: 2)
+    for unit, count in (("bpe", 0), ("word", 2)):
+        found = list(encoded_in_order(batches(stream()), vocabularies()[unit]))
+        assert len(found) == len(list(batches(stream()))) and len(made) == count
+
+
 def test_a_process_that_dies_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     plain = token_workers._Worker.__init__

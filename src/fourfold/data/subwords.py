@@ -73,6 +73,7 @@ class Subwords(Vocabulary):
     """What a Hugging Face tokenizer makes of text."""
 
     unit = "bpe"
+    threaded = True
     file = "tokenizer.json"
 
     def __init__(

@@ -40,12 +40,15 @@ def encoded_in_order(
     Args:
         some: batches.
         vocabulary: how.
-        processes: that encode; None takes as many as this process has cores, for what is behind the first `FROM` batches.
+        processes: that encode; None takes as many as this process has cores, for what is behind the first `FROM` batches, where
+            the vocabulary does not take them all by itself.
 
     Raises:
         UserError: a process died.
     """
-    rest, many = iter(some), own_cores() if processes is None else processes
+    rest, many = iter(some), processes
+    if many is None:
+        many = 1 if vocabulary.threaded else own_cores()
     alone = itertools.islice(rest, FROM if processes is None else 0) if many > 1 else rest
     for batch in alone:
         yield batch, encoded(batch, vocabulary)

@@ -56,6 +56,8 @@ class Vocabulary(ABC):
     """Token for what is not in the vocabulary; None where everything is."""
     chat_template: str | None = None
     """Jinja template of conversations, of a model that came with one."""
+    threaded: bool = False
+    """Whether `encode_many` has all cores by itself, so that other processes would gain nothing."""
     whole_documents: bool = False
     """Whether a document must not be encoded in pieces."""
     lossless: bool = True
