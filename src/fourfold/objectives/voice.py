@@ -62,8 +62,11 @@ class VoiceApart(Objective):
         still = {name: p.detach() for name, p in voice.listener.named_parameters()}
         heard = _said(voice.heard(mel, lengths, still), other, lengths)
         again = voice.encoder(mel, lengths)
-        apart = (again - content.values.detach()).square().mean(-1)
-        cycle = 2 * (apart * _inside(content.codes, lengths)).sum()
+        most = again.shape[
+            1
+        ]  # of rows that are a part of a batch, none may be as long as the batch
+        apart = (again - content.values[:, :most].detach()).square().mean(-1)
+        cycle = 2 * (apart * _inside(content.codes[:, :most], lengths)).sum()
         told = {"other_nats": heard.detach(), "cycle": cycle.detach()}
         return self.contrast * heard + self.cycle * cycle, told
 
