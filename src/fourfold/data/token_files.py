@@ -146,11 +146,12 @@ def _go_on(
     done, end = 0, 0
     ends = {split: file.tell() for split, file in files.items()}
     for line in index:
-        pieces = _kept(line, files, dtype)
-        if pieces is None:
+        kept = _kept(line, files, dtype)
+        if kept is None:
             break
+        source, pieces = kept
         for split, piece in pieces.items():
-            tally.add(json.loads(line)["source"], split, piece)
+            tally.add(source, split, piece)
             ends[split] += piece.tokens.nbytes
         done, end = done + 1, end + len(line)
     for file, place in [*((files[s], e) for s, e in ends.items()), (index, end)]:
@@ -161,8 +162,8 @@ def _go_on(
 
 def _kept(
     line: bytes, files: dict[Any, IO[bytes]], dtype: np.dtype[Any]
-) -> dict[Any, Piece] | None:
-    """The piece that a line of the index tells of, read at the files' places; None where it is not whole."""
+) -> tuple[int, dict[Any, Piece]] | None:
+    """Source and piece that a line of the index tells of, read at the files' places; None where it is not whole."""
     try:
         told = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:
@@ -176,4 +177,4 @@ def _kept(
         if zlib.crc32(content) != said.pop("crc") or len(content) < said["tokens"] * dtype.itemsize:
             return None
         found[split] = Piece(**{**said, "tokens": np.frombuffer(content, dtype)})
-    return found
+    return told["source"], found

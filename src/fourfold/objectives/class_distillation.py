@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -18,9 +17,8 @@ from torch import Tensor, nn
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Batch, Move
 from fourfold.core.run import Run
-from fourfold.core.state import weights_digest
 from fourfold.objectives.classification import CrossEntropy, log_probabilities
-from fourfold.objectives.distillation import soft_targets
+from fourfold.objectives.distillation import named_teacher, opened_teacher, soft_targets
 
 
 class DistilClasses(CrossEntropy):
@@ -55,21 +53,10 @@ class DistilClasses(CrossEntropy):
         Raises:
             UserError: there is no such run, it has no weights, or they are others than were asked for.
         """
-        folder = self._open(None).folder
-        assert folder is not None  # noqa: S101
-        digest = weights_digest(folder / "weights.safetensors")
-        if self.fingerprint not in (None, digest):
-            raise UserError(
-                f"--teacher {self.teacher}: its weights are not those that were asked for "
-                f"(fingerprint {digest[:12]}, expected {str(self.fingerprint)[:12]})"
-            )
-        named = {"teacher": str(Path(folder).resolve()), "fingerprint": digest}
-        return self.model_copy(update=named)
+        return self.model_copy(update=named_teacher(self.teacher, self.fingerprint))
 
     def _open(self, device: str | None) -> Run:
-        if self.teacher is None:
-            raise UserError("--objective distil: expected a run to learn from; --teacher names it")
-        return Run.open(self.teacher, device=device)
+        return opened_teacher(self.teacher, device)
 
     def prepare(self, run: Run) -> Self:
         """Opens the teacher; see `Objective.prepare`.

@@ -185,6 +185,34 @@ def _unit(states: Tensor) -> Tensor:
     return F.rms_norm(wide, wide.shape[-1:])
 
 
+def opened_teacher(teacher: str | None, device: str | None) -> Run:
+    """The run to learn from.
+
+    Raises:
+        UserError: none is named, or there is no such run.
+    """
+    if teacher is None:
+        raise UserError("--objective distil: expected a run to learn from; --teacher names it")
+    return Run.open(teacher, device=device)
+
+
+def named_teacher(teacher: str | None, fingerprint: str | None) -> dict[str, str]:
+    """Where a teacher is, and the digest of its weights: what an objective keeps of it.
+
+    Raises:
+        UserError: there is no such run, it has no weights, or they are others than `fingerprint`.
+    """
+    folder = opened_teacher(teacher, None).folder
+    assert folder is not None  # noqa: S101
+    digest = weights_digest(folder / "weights.safetensors")
+    if fingerprint not in (None, digest):
+        raise UserError(
+            f"--teacher {teacher}: its weights are not those that were asked for "
+            f"(fingerprint {digest[:12]}, expected {str(fingerprint)[:12]})"
+        )
+    return {"teacher": str(Path(folder).resolve()), "fingerprint": digest}
+
+
 class Distil(NextToken):
     """The next token as a teacher expects it, beside the one that came.
 
@@ -227,21 +255,10 @@ class Distil(NextToken):
         Raises:
             UserError: there is no such run, or it has no weights.
         """
-        run = self._run(None)
-        assert run.folder is not None  # noqa: S101
-        digest = weights_digest(run.folder / "weights.safetensors")
-        if self.fingerprint not in (None, digest):
-            raise UserError(
-                f"--teacher {self.teacher}: its weights are not those that were asked for "
-                f"(fingerprint {digest[:12]}, expected {str(self.fingerprint)[:12]})"
-            )
-        update = {"teacher": str(Path(run.folder).resolve()), "fingerprint": digest}
-        return self.model_copy(update=update)
+        return self.model_copy(update=named_teacher(self.teacher, self.fingerprint))
 
     def _run(self, device: str | None) -> Run:
-        if self.teacher is None:
-            raise UserError("--objective distil: expected a run to learn from; --teacher names it")
-        return Run.open(self.teacher, device=device)
+        return opened_teacher(self.teacher, device)
 
     def prepare(self, run: Run) -> Self:
         """Opens the teacher; see `Objective.prepare`.
