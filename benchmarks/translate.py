@@ -67,12 +67,9 @@ SYSTEMS |= {
 }
 SYSTEMS["nat-ctc-glanced"] = (
     "nat",
-    {
-        **TAUGHT, "length": "ctc", "upsample": 1.5, "reveal": "glancing", "dropout": 0.3, "lr": 0.01, "minutes": 30,
-        "teacher": "transformer", "from_": "nat-ctc-distilled",
-    },
-)  # fmt: skip
-"""What the distilled one learns further where it is told some of what it gets wrong."""
+    {**TAUGHT, "length": "ctc", "upsample": 1.5, "reveal": "glancing", "dropout": 0.3, "teacher": "transformer"},
+)
+"""The distilled one, told some of what it gets wrong while it learns."""
 SYSTEMS |= {
     f"numbers-{attention}": ("seq2seq", {**NUMBERS, "attention": attention})
     for attention in ("none", "dot", "additive")
