@@ -4,6 +4,7 @@
     python -m benchmarks.scale tokens
     python -m benchmarks.scale sent
     python -m benchmarks.scale batches
+    python -m benchmarks.scale checkpoints
 
 `processes`: training tokens a second of the same GPT (4 x 256, batch 16 x 256, AdamW, float32) in one process with two
 threads and in two processes of one thread each, in turn; the cores are the same. `tokens`: megabytes of text a second into
@@ -11,6 +12,8 @@ BPE tokens on disk, by one process and by two, beside Hugging Face tokenizers' o
 (in memory). `sent`: bytes over the loopback device per step beside the formula of docs/scale.md (needs network namespaces).
 `batches`: MNIST at 14 x 14, an MLP of 256, the same epochs with batches of 32 to 65,536 (one that is larger than the training
 split is the whole of it); the rate grows with the batch from what suits 256, after a warm-up of a tenth of the steps.
+`checkpoints`: the seconds by which a checkpoint of a GPT of 12 x 768 with AdamW (1 GB) lengthens a fit on one of two cores,
+written between the steps and beside them.
 """
 
 from __future__ import annotations
@@ -210,10 +213,62 @@ def large_batches(epochs: float) -> None:
     keep("scale", {f"accuracy by batch, MNIST 14 x 14, {epochs:g} epochs": rows})
 
 
+# --- checkpoints --------------------------------------------------------------------------------------------
+
+
+def checkpoints(rounds: int, steps: int = 32, every: int = 8) -> None:
+    """What a large checkpoint costs between the steps and beside them."""
+    from fourfold.optimizers import saving
+
+    text = {"text": ["The quick brown fox jumps over the lazy dog. " * 2000]}
+    shape = {"layers": 12, "width": 768, "heads": 12, "window": 256, "batch": 1}
+    options = {
+        **shape,
+        "unit": "byte",
+        "algorithm": "adamw",
+        "steps": steps,
+        "precision": "float32",
+    }
+
+    def wall(large: int, cadence: int) -> float:
+        saving.LARGE = large
+        with tempfile.TemporaryDirectory() as name:
+            began = time.perf_counter()
+            fourfold.fit(
+                "gpt",
+                text,
+                out=f"{name}/run",
+                checkpoint_every=str(cadence),
+                evaluate_every="100%",
+                **options,
+            )
+            return time.perf_counter() - began
+
+    ways = {
+        "none before the last": partial(wall, 1 << 60, 10 * steps),
+        "between the steps": partial(wall, 1 << 60, every),
+        "beside the steps": partial(wall, saving.LARGE, every),
+    }
+    values = alternate(ways, rounds)
+    count = (steps - 1) // every
+    none, *written = values
+    found = {
+        f"seconds a checkpoint, {way}": round(
+            float(np.median([a - b for a, b in zip(values[way], values[none], strict=True)]))
+            / count,
+            2,
+        )
+        for way in written
+    }
+    found["seconds of the fit without"] = round(medians(values)[none], 1)
+    print(json.dumps(found))
+    keep("scale", {"checkpoints of 1 GB, GPT 12 x 768": found})
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["processes", "tokens", "sent", "batches"])
+    parser.add_argument("what", choices=["processes", "tokens", "sent", "batches", "checkpoints"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=30)
     given = parser.parse_args()
@@ -223,6 +278,8 @@ def main() -> None:
         tokens(given.rounds)
     elif given.what == "sent":
         bytes_sent()
+    elif given.what == "checkpoints":
+        checkpoints(given.rounds)
     else:
         large_batches(given.epochs)
 

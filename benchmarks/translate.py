@@ -67,7 +67,14 @@ SYSTEMS |= {
 }
 SYSTEMS["nat-ctc-glanced"] = (
     "nat",
-    {**TAUGHT, "length": "ctc", "upsample": 1.5, "reveal": "glancing", "dropout": 0.3, "teacher": "transformer"},
+    {
+        **TAUGHT,
+        "length": "ctc",
+        "upsample": 1.5,
+        "reveal": "glancing",
+        "dropout": 0.3,
+        "teacher": "transformer",
+    },
 )
 """The distilled one, told some of what it gets wrong while it learns."""
 SYSTEMS |= {

@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+BESIDE = {"WRITTEN_BESIDE_FROM": "1"}
+"""Environment of a child that writes every checkpoint beside its steps, as others do large ones."""
 HERE = Path(__file__).parent
 
 
@@ -210,6 +212,10 @@ def _live(request: dict[str, Any], folder: Path) -> None:
     try:
         os.chdir(request["cwd"])
         os.environ.update(request["environment"])
+        if "WRITTEN_BESIDE_FROM" in os.environ:
+            from fourfold.optimizers import saving
+
+            saving.LARGE = int(os.environ["WRITTEN_BESIDE_FROM"])
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(os.open(folder / f"{os.getpid()}.stdout", flags), 1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import fourfold
-from children import Nursery
+from children import BESIDE, Nursery
 from runs import assert_same_run, last_step, lines, state
 
 WIDE = ["faulty", "--width", "2000", "--data.pause", "0.002", "--checkpoint-every", "5"]
@@ -101,8 +101,12 @@ def test_no_write_permission(disks: tuple[Nursery, Path, Path]) -> None:
     assert "no permission to write in" in one_sentence(child.stderr)
 
 
-def test_file_size_limit_on_the_first_checkpoint(nursery: Nursery, tmp_path: Path) -> None:
-    child = nursery.run(["fit", *WIDE, "--out", tmp_path / "run"], largest_file=100_000)
+@pytest.mark.parametrize("environment", [{}, BESIDE], ids=["between", "beside"])
+def test_file_size_limit_on_the_first_checkpoint(
+    nursery: Nursery, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    arguments = ["fit", *WIDE, "--out", tmp_path / "run"]
+    child = nursery.run(arguments, largest_file=100_000, **environment)
     assert child.code == 2
     said = one_sentence(child.stderr)
     assert "000000005: no space left to write this checkpoint; none was there before" in said

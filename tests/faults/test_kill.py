@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import fourfold
-from children import Child, Nursery
+from children import BESIDE, Child, Nursery
 from fourfold.core.evaluation import measure
 from runs import assert_same_run, last_step, lines, logged, state
 
@@ -109,13 +109,16 @@ def test_killed_before_the_first_checkpoint(nursery: Nursery, tmp_path: Path) ->
     assert_same_run(whole, parts)
 
 
-def test_killed_while_checkpoints_are_written(nursery: Nursery, tmp_path: Path) -> None:
+@pytest.mark.parametrize("environment", [{}, BESIDE], ids=["between", "beside"])
+def test_killed_while_checkpoints_are_written(
+    nursery: Nursery, tmp_path: Path, environment: dict[str, str]
+) -> None:
     """With a checkpoint after every step most of the time goes into writing them."""
     arguments = ["faulty", "--checkpoint-every", "1", "--steps", "100", "--width", "2000"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert nursery.run(["fit", *arguments, "--out", whole]).code == 0
     rng = random.Random(0)
-    child = nursery.start(["fit", *arguments, "--out", parts])
+    child = nursery.start(["fit", *arguments, "--out", parts], **environment)
     kills = torn = 0
     while kill_at_random(child, parts, rng, most=12, slack=0.02):
         kills += 1
@@ -128,7 +131,7 @@ def test_killed_while_checkpoints_are_written(nursery: Nursery, tmp_path: Path) 
                 opened.objective, opened.model, opened.examples(), "test", opened.device
             )
             assert found["loss"] > 0
-        child = nursery.start(["fit", "--resume", parts])
+        child = nursery.start(["fit", "--resume", parts], **environment)
         assert child.until(lambda d=done: last_step(parts) > d) or child.code == 0, child.stderr
     assert child.wait() == 0, child.stderr
     assert kills >= 3 and torn > 0, f"{kills} kills, {torn} of them during a write"

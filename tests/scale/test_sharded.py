@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import fourfold
-from children import Nursery
+from children import BESIDE, Nursery, free_port
 from faulty import register_all
 from runs import last_step
 from scale_cases import OFTEN, SYSTEMS, assert_alike, measures, write_sources
@@ -104,6 +104,41 @@ def test_a_sharded_checkpoint_is_read_by_any_number(nursery: Nursery, tmp_path: 
     )
     assert a.keys() == b.keys() and len(a) == 48
     assert all(b[k] == pytest.approx(v, rel=1e-4, abs=1e-4) for k, v in a.items())
+
+
+def test_parts_are_written_beside_the_steps(nursery: Nursery, tmp_path: Path) -> None:
+    """While a checkpoint is written the weights go on; what is resumed from it goes on as if never stopped."""
+    constant = ["--schedule", "constant", "--warmup", "0", "--checkpoint-every", "1"]
+    arguments = ["fit", "bare-gpt", *SYSTEMS["gpt"], *OFTEN, *constant]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert nursery.run([*arguments, "--steps", "40", "--out", whole]).code == 0
+    given = [*arguments, "--steps", "40", "--out", parts, "--parallel.shard"]
+    children = nursery.ranks(2, given, **BESIDE)
+    assert children[0].until(lambda: last_step(parts) >= 3)
+    for child in children:
+        child.kill()
+    done = last_step(parts)
+    assert 3 <= done < 40
+    nursery.together(2, ["fit", "--resume", parts, "--parallel.shard"], **BESIDE)
+    assert_alike(whole, parts, 1e-4)
+    last = parts / "checkpoints" / "000000040"
+    assert sorted(p.name[:11] for p in last.iterdir()) == ["shard-00001", "shard-00002", "state.safet"]  # fmt: skip
+    assert not list(parts.rglob(".*")), "a killed process left its temporary files"
+
+
+def test_no_room_for_a_part_is_said(nursery: Nursery, tmp_path: Path) -> None:
+    """Whether it is found between the steps or beside them."""
+    for number, environment in enumerate(({}, BESIDE)):
+        arguments = ["fit", "bare-gpt", *SYSTEMS["gpt"], *OFTEN, "--checkpoint-every", "2"]
+        given = [*arguments, "--steps", "30", "--out", tmp_path / str(number), "--parallel.shard"]
+        there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+        children = [
+            nursery.start(given, RANK=str(rank), largest_file=90_000, **there, **environment)
+            for rank in range(2)
+        ]
+        assert {c.wait() for c in children} & {2}
+        said = "".join(c.stderr for c in children)
+        assert "no space left to write this checkpoint; none was there before" in said, said
 
 
 def test_a_missing_or_damaged_shard_is_named(nursery: Nursery, tmp_path: Path) -> None:

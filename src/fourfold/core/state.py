@@ -43,6 +43,26 @@ def _encode(tree: Any, tensors: dict[str, Tensor], path: str) -> Any:
     )
 
 
+def copied(state: Any) -> Any:
+    """A nested state with copies of its tensors, on the CPU, which later steps do not change."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: copied(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(copied(value) for value in state)
+    return state
+
+
+def bytes_of(state: Any) -> int:
+    """Bytes of all tensors in a nested state; of one that processes share, those of all of them."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, dict):
+        return sum(map(bytes_of, state.values()))
+    return sum(map(bytes_of, state)) if isinstance(state, (list, tuple)) else 0
+
+
 def _decode(tree: Any, tensors: dict[str, Tensor]) -> Any:
     if not isinstance(tree, dict):
         return tree
@@ -332,16 +352,17 @@ def save_checkpoint(folder: Path, step: int, state: Any, beside: Path | None = N
         why = refused(error.__cause__ if isinstance(error, UserError) else error)
         if why is None:
             raise
-        last = latest_checkpoint(folder)
-        kept = (
-            f"the checkpoint of step {int(last.name)} is intact"
-            if last
-            else "none was there before"
-        )
-        raise UserError(f"{final}: {why} to write this checkpoint; {kept}") from error
+        raise unwritten(folder, step, why) from error
     for other in checkpoints(folder):
         if other != final:
             shutil.rmtree(other, ignore_errors=True)
+
+
+def unwritten(folder: Path, step: int, why: str) -> UserError:
+    """The error of a checkpoint that could not be written: which one is there instead."""
+    last = latest_checkpoint(folder)
+    kept = f"the checkpoint of step {int(last.name)} is intact" if last else "none was there before"
+    return UserError(f"{folder / f'{step:09d}'}: {why} to write this checkpoint; {kept}")
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -25,6 +25,7 @@ from fourfold.optimizers.memory import in_words, refuse_what_cannot_fit
 from fourfold.optimizers.parallel import DataParallel
 from fourfold.optimizers.precision import has_compiler, pays
 from fourfold.optimizers.rank_modules import spread
+from fourfold.optimizers.saving import Saving
 from fourfold.optimizers.signals import Signals
 from fourfold.optimizers.step import Stepper
 from fourfold.optimizers.stopping import Stopping
@@ -89,6 +90,8 @@ class Search(Stepper):
             if run.ranks.several
             else None
         )
+        checkpoints = run.common / "checkpoints" if run.common else None
+        self.saving = Saving(checkpoints, run.ranks, parts=self.spread is not None)
         if self.spread:
             for name in self.spread.players:  # a forward pass puts whole weights in their place
                 self._player(name)
@@ -129,6 +132,7 @@ class Search(Stepper):
                 self._end()
                 run.console.stop()
             finally:
+                self.saving.settle()
                 self.budget.close()
                 run.metrics.close()
                 run.console.close()
@@ -168,7 +172,9 @@ class Search(Stepper):
         if self.parallel:
             told, signum = self.parallel.agreed([self.budget.progress, now, *due], signum)
             self.budget.progress, now, *due = told
-        log, evaluate, checkpoint = due
+        log, evaluate, checkpoint, written = due
+        if written:
+            self.saving.end()
         for parameter in self.run.system.advance(self.run, self.budget.progress):
             self.forget(parameter)
         if log:
@@ -181,17 +187,17 @@ class Search(Stepper):
             self.budget.start()
         if checkpoint:
             self.budget.pause()
-            self._checkpoint()
+            self._checkpoint(beside=True)
             self.budget.start()
         return signum
 
     def _due(self, now: float) -> list[float]:
-        """Whether to log, to evaluate and to write a checkpoint."""
+        """Whether to log, to evaluate and to write a checkpoint, and whether one that was begun is written."""
         progress, spent = self.budget.progress, self.budget.spent
         log = self.logging.due(self.done, progress, now)
         evaluate = self.evaluating.due(self.done, progress, now) and not spent
         checkpoint = self.checkpointing.due(self.done, progress, now) and not spent
-        return [log, evaluate and self._worth_a_look(now), checkpoint]
+        return [log, evaluate and self._worth_a_look(now), checkpoint, self.saving.finished]
 
     def _worth_a_look(self, now: float) -> bool:
         """Under a budget in minutes evaluations are kept few; a step done again is evaluated if it was before."""
@@ -328,23 +334,22 @@ class Search(Stepper):
 
     # --- checkpoints --------------------------------------------------------------------------------------
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, beside: bool = False) -> None:
         if self.run.common is None:
             return
-        from fourfold.core.state import save_checkpoint
-
         self._look()
         if self.parallel:
             self.parallel.check_weights()
         if self.evaluated_at < 0:  # a run that is stopped before its first evaluation can be used
             self._keep_weights(self.average.weights() if self.average else None)
-        state = self.state()
-        if self.spread:
-            from fourfold.optimizers.shards import save_shards
+        self.saving.save(self.done, self.state(), beside)
+        if not beside:
+            self.saving.end()
 
-            save_shards(self.run.common / "checkpoints", self.done, state, self.run.ranks)
-        elif self.run.ranks.main:
-            save_checkpoint(self.run.common / "checkpoints", self.done, state)
+    def _sentence(self, what: str, where: str) -> str:
+        """See `Stepper._sentence`: which checkpoint is kept is known once it is written."""
+        self.saving.settle()
+        return super()._sentence(what, where)
 
     def state(self) -> dict[str, Any]:
         """Everything that going on exactly needs."""

@@ -15,55 +15,93 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
 )
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.state_dict_saver import async_save, save
 from torch.distributed.tensor import DTensor
 
 from fourfold.core.errors import UserError
 from fourfold.core.ranks import Ranks
 from fourfold.core.shares import local
-from fourfold.core.state import save_checkpoint
+from fourfold.core.state import copied, refused, save_checkpoint, unwritten
 
 MARK = "shard of"
 """Key of what stands in the state where a shared tensor belongs."""
 
 
-def save_shards(folder: Path, step: int, state: Any, ranks: Ranks) -> None:
-    """Write `folder/<step>/` together; every process calls this, with the same tree.
+class Shards:
+    """A checkpoint that all processes write together; each makes one, with the same tree.
+
+    Args:
+        folder: of all checkpoints.
+        step: its number.
+        state: the tree; what it holds may change as soon as this returns, where there is a group.
+        ranks: the processes.
+        group: for what they have to say to one another while they write beside the steps; None: they write now.
 
     Raises:
         UserError: the disk is full or may not be written; earlier checkpoints are intact.
     """
-    shared: dict[str, Tensor] = {}
-    common = _marked(state, shared, "state")
-    alias = ranks.tell(_tied(shared))
-    shared = {name: tensor for name, tensor in shared.items() if name not in alias}
-    place = folder / f".{step:09d}.shards"
-    if ranks.main:
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-    ranks.gather("made")
-    writer = HuggingFaceStorageWriter(str(place), save_distributed=True)
-    with warnings.catch_warnings(), ranks.waiting("a checkpoint"):
-        warnings.simplefilter("ignore")
+
+    def __init__(
+        self, folder: Path, step: int, state: Any, ranks: Ranks, group: dist.ProcessGroup | None
+    ) -> None:
+        self.folder, self.step, self.ranks = folder, step, ranks
+        shared: dict[str, Tensor] = {}
+        self.common = _marked(state, shared, "state")
+        self.alias = ranks.tell(_tied(shared))
+        shared = {name: tensor for name, tensor in shared.items() if name not in self.alias}
+        self.place = folder / f".{step:09d}.shards"
+        if ranks.main:
+            shutil.rmtree(self.place, ignore_errors=True)
+            self.place.mkdir(parents=True)
+        ranks.gather("made")
+        writer = HuggingFaceStorageWriter(str(self.place), save_distributed=True)
         logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
-        save(shared, storage_writer=writer)
-    mine = {p.name: _digest(p) for p in place.glob(f"shard-{ranks.rank + 1:05d}-*")}
-    files = {name: digest for told in ranks.gather(mine) for name, digest in told.items()}
-    if ranks.main:
-        save_checkpoint(
-            folder, step, {"files": files, "alias": alias, "state": common}, beside=place
-        )
-    ranks.gather("written")
+        self.writing: Future[Any] | None = None
+        with warnings.catch_warnings(), ranks.waiting("a checkpoint"):
+            warnings.simplefilter("ignore")
+            if group is None:
+                self._now(lambda: save(shared, storage_writer=writer))
+            else:
+                self.common = copied(self.common)
+                begun = async_save(shared, storage_writer=writer, process_group=group)
+                self.writing = cast("Future[Any]", begun)
+
+    def written(self) -> dict[str, str]:
+        """This process's files with their digests, once they are written; any thread may wait for them."""
+        if self.writing:
+            self._now(self.writing.result)
+        return {p.name: _digest(p) for p in self.place.glob(f"shard-{self.ranks.rank + 1:05d}-*")}
+
+    def _now(self, write: Callable[[], Any]) -> None:
+        """Write; where some process had no room, that is said."""
+        try:
+            write()
+        except CheckpointException as error:
+            for found, _ in error.failures.values():
+                if why := refused(found):
+                    raise unwritten(self.folder, self.step, why) from found
+            raise
+
+    def end(self, mine: dict[str, str]) -> None:
+        """Make of the files of all processes a checkpoint; all call this."""
+        files = {name: digest for told in self.ranks.gather(mine) for name, digest in told.items()}
+        if self.ranks.main:
+            state = {"files": files, "alias": self.alias, "state": self.common}
+            save_checkpoint(self.folder, self.step, state, beside=self.place)
+        self.ranks.gather("written")
 
 
 def load_shards(folder: Path, tree: dict[str, Any]) -> Any:
