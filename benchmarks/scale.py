@@ -12,8 +12,8 @@ BPE tokens on disk, by one process and by two, beside Hugging Face tokenizers' o
 (in memory). `sent`: bytes over the loopback device per step beside the formula of docs/scale.md (needs network namespaces).
 `batches`: MNIST at 14 x 14, an MLP of 256, the same epochs with batches of 32 to 65,536 (one that is larger than the training
 split is the whole of it); the rate grows with the batch from what suits 256, after a warm-up of a tenth of the steps.
-`checkpoints`: the seconds by which a checkpoint of a GPT of 12 x 768 with AdamW (1 GB) lengthens a fit on one of two cores,
-written between the steps and beside them.
+`checkpoints`: the seconds for which a checkpoint of 1.5 GB (GPT of 124 M weights with AdamW) holds the steps up, written
+between them and beside them.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import fourfold
 from benchmarks.side_by_side import alternate, data_file, keep, medians, ratio
@@ -216,53 +217,30 @@ def large_batches(epochs: float) -> None:
 # --- checkpoints --------------------------------------------------------------------------------------------
 
 
-def checkpoints(rounds: int, steps: int = 32, every: int = 8) -> None:
-    """What a large checkpoint costs between the steps and beside them."""
-    from fourfold.optimizers import saving
+def checkpoints(rounds: int, gigabytes: float = 1.5) -> None:
+    """How long a large checkpoint holds the steps up, between them and beside them."""
+    from fourfold.core.ranks import ALONE
+    from fourfold.optimizers.saving import Saving
 
-    text = {"text": ["The quick brown fox jumps over the lazy dog. " * 2000]}
-    shape = {"layers": 12, "width": 768, "heads": 12, "window": 256, "batch": 1}
-    options = {
-        **shape,
-        "unit": "byte",
-        "algorithm": "adamw",
-        "steps": steps,
-        "precision": "float32",
-    }
+    part = int(gigabytes * 1e9 / 4 / 30)
+    state = {n: [torch.randn(part) for _ in range(10)] for n in ("model", "first", "second")}
+    step = iter(range(1, 1000))
+    with tempfile.TemporaryDirectory(dir=".") as name:
+        kept = Saving(Path(name), ALONE, parts=False)
 
-    def wall(large: int, cadence: int) -> float:
-        saving.LARGE = large
-        with tempfile.TemporaryDirectory() as name:
+        def held(beside: bool) -> float:
             began = time.perf_counter()
-            fourfold.fit(
-                "gpt",
-                text,
-                out=f"{name}/run",
-                checkpoint_every=str(cadence),
-                evaluate_every="100%",
-                **options,
-            )
-            return time.perf_counter() - began
+            kept.save(next(step), state, beside)
+            seconds = time.perf_counter() - began
+            kept.end()
+            return seconds
 
-    ways = {
-        "none before the last": partial(wall, 1 << 60, 10 * steps),
-        "between the steps": partial(wall, 1 << 60, every),
-        "beside the steps": partial(wall, saving.LARGE, every),
-    }
-    values = alternate(ways, rounds)
-    count = (steps - 1) // every
-    none, *written = values
-    found = {
-        f"seconds a checkpoint, {way}": round(
-            float(np.median([a - b for a, b in zip(values[way], values[none], strict=True)]))
-            / count,
-            2,
-        )
-        for way in written
-    }
-    found["seconds of the fit without"] = round(medians(values)[none], 1)
+        ways = {"between the steps": partial(held, False), "beside them": partial(held, True)}
+        values = alternate(ways, rounds)
+    found = {f"seconds, {way}": round(value, 2) for way, value in medians(values).items()}
+    found["times"] = round(ratio(values, "between the steps", "beside them"), 1)
     print(json.dumps(found))
-    keep("scale", {"checkpoints of 1 GB, GPT 12 x 768": found})
+    keep("scale", {f"steps held up by a checkpoint of {gigabytes:g} GB": found})
 
 
 def main() -> None:
