@@ -15,7 +15,7 @@ import torch
 import fourfold
 from benchmarks.side_by_side import keep
 from fourfold.core.run import Run
-from fourfold.systems.mae import image_data, neighbours
+from fourfold.tasks.image_features import image_data, neighbours
 
 
 def by_pixels(run: Run) -> float:

@@ -76,7 +76,7 @@ def written_out(model: ViT, image: np.ndarray, patch: int, heads: int) -> np.nda
 
 def test_vit_is_its_equations() -> None:
     torch.manual_seed(0)
-    model = ViT((3, 8, 12), outputs=5, patch=4, width=16, layers=2, heads=4).double()
+    model = ViT(Encoder((3, 8, 12), patch=4, width=16, layers=2, heads=4), outputs=5).double()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     images = torch.randn(3, 3, 8, 12, dtype=torch.float64)
@@ -97,7 +97,7 @@ def test_positions_tell_every_place_apart_and_are_sinusoids() -> None:
 
 def autoencoder() -> MAE:
     torch.manual_seed(0)
-    return MAE((1, 8, 8), 2, 16, 2, 4, 8, 1, 2).eval()
+    return MAE(Encoder((1, 8, 8), 2, 16, 2, 4), 8, 1, 2).eval()
 
 
 def test_nothing_of_a_masked_patch_enters() -> None:

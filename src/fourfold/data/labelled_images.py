@@ -94,7 +94,7 @@ class LabelledImageData(ImageData):
         else:
             if self._draws is None or self._draws[0] != epoch:
                 self._draws = epoch, Draws(how, self.size(split), self.seed, epoch)
-            changed = self._draws[1].apply(images, _numbers(index))
+            changed = self._draws[1].apply(images, numbers_of(index))
             batch["features"] = changed.images
             if changed.share is not None:
                 batch["share"] = changed.share
@@ -180,7 +180,8 @@ def _with_classes(data: ImageData) -> ImageData:
     return data
 
 
-def _numbers(index: np.ndarray | slice) -> Tensor:
+def numbers_of(index: np.ndarray | slice) -> Tensor:
+    """The numbers that an index of examples means, (B,) int64."""
     if isinstance(index, slice):
         return torch.arange(index.start, index.stop)
     return torch.from_numpy(index)

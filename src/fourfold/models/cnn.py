@@ -15,6 +15,16 @@ Pooling = Literal["max", "mean", "stride"]
 Norm = Literal["batch", "layer", "group", "none"]
 
 
+GRID = 3
+"""Pixels of the smaller side of the last maps at least, where the number of stages is left to the images."""
+
+
+def fitting_stages(shape: tuple[int, int, int]) -> int:
+    """How often images (C, H, W) are halved where nobody says it: until below 3 pixels, 4 times at most."""
+    fitting = [n for n in range(1, 5) if min(shape[1:]) // 2**n >= GRID]
+    return max(fitting, default=1)
+
+
 def normalization(kind: Norm, channels: int) -> nn.Module:
     """A normalization of (B, C, H, W) by its name.
 
@@ -53,7 +63,33 @@ class Stage(nn.Sequential):
         super().__init__(*layers)
 
 
-class ConvNet(nn.Module):
+class Staged(nn.Module):
+    """Base of networks of stages, whose last maps a head of dense layers reads."""
+
+    stages: nn.ModuleList
+    grid: tuple[int, int]
+    """Sides of the last maps that the head takes; other maps are pooled to them."""
+    head: nn.Module
+
+    def features(self, images: Tensor) -> Tensor:
+        """The last feature maps, (B, C', H', W'), of images (B, C, H, W)."""
+        for stage in self.stages:
+            images = stage(images)
+        return images
+
+    def classify(self, maps: Tensor) -> Tensor:
+        """Outputs (B, K) of the last feature maps."""
+        if tuple(maps.shape[2:]) != self.grid:
+            maps = F.adaptive_avg_pool2d(maps, self.grid)
+        outputs: Tensor = self.head(maps)
+        return outputs
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Outputs (B, K) of images (B, C, H, W)."""
+        return self.classify(self.features(images))
+
+
+class ConvNet(Staged):
     """Stages, each of twice the channels and half the size of the one before, and two dense layers.
 
     Images of other sizes than it was built for have their last maps pooled to the size that the dense layers take.
@@ -90,6 +126,8 @@ class ConvNet(nn.Module):
         """
         super().__init__()
         channels, height, wide = shape
+        self.width = width * 2 ** (stages - 1)
+        """Channels of the last maps."""
         if min(height, wide) < 2**stages:
             raise ValueError(
                 f"images of {height} x {wide} pixels cannot be halved {stages} times; "
@@ -108,20 +146,3 @@ class ConvNet(nn.Module):
         if dense:
             head += [nn.Linear(flat, dense), nn.ReLU()]
         self.head = nn.Sequential(*head, nn.Dropout(dropout), nn.Linear(dense or flat, outputs))
-
-    def features(self, images: Tensor) -> Tensor:
-        """The last feature maps, (B, width 2^(stages - 1), H', W'), of images (B, C, H, W)."""
-        for stage in self.stages:
-            images = stage(images)
-        return images
-
-    def classify(self, maps: Tensor) -> Tensor:
-        """Outputs (B, K) of the last feature maps."""
-        if tuple(maps.shape[2:]) != self.grid:
-            maps = F.adaptive_avg_pool2d(maps, self.grid)
-        outputs: Tensor = self.head(maps)
-        return outputs
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Outputs (B, K) of images (B, C, H, W)."""
-        return self.classify(self.features(images))

@@ -11,11 +11,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fourfold.models.cnn import Staged
+
 MEANT = 32
 """Pixels of the images it is meant for; smaller ones stand in the middle of so many."""
 
 
-class LeNet(nn.Module):
+class LeNet(Staged):
     """Two convolutions of 5 x 5 with averaging, three dense layers, hyperbolic tangents."""
 
     def __init__(self, shape: tuple[int, int, int], outputs: int) -> None:
@@ -49,17 +51,4 @@ class LeNet(nn.Module):
         if any(missing):
             sides = [part for m in reversed(missing) for part in (m // 2, m - m // 2)]
             images = F.pad(images, sides, value=-1.0)  # black
-        for stage in self.stages:
-            images = stage(images)
-        return images
-
-    def classify(self, maps: Tensor) -> Tensor:
-        """Outputs (B, K) of the last feature maps."""
-        if tuple(maps.shape[2:]) != self.grid:
-            maps = F.adaptive_avg_pool2d(maps, self.grid)
-        outputs: Tensor = self.head(maps)
-        return outputs
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Outputs (B, K) of images (B, C, H, W)."""
-        return self.classify(self.features(images))
+        return super().features(images)

@@ -25,6 +25,9 @@ Style = Literal["cifar", "imagenet"]
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 """Blocks of the four stages by depth."""
 
+LARGE = 96
+"""Pixels of the smaller side from which depths 18, 34 and 50 begin with 7 x 7 convolution and pooling."""
+
 
 class Padded(nn.Module):
     """Every other pixel, and zeros for the channels that are lacking: a shortcut without weights."""
@@ -154,10 +157,46 @@ class ResNet(nn.Module):
                 blocks.append(block(inside, planes, step, norm, shortcut))
                 inside = planes * block.grows
             self.add_module(self.names[number], nn.Sequential(*blocks))
-        self.fc = nn.Linear(inside, outputs)
+        self.width = inside
+        """Channels of the last maps."""
+        self.fc: nn.Module = nn.Linear(inside, outputs)
         self.stride = 2 ** (len(counts) - 1) * (1 if self.small else 4)
         """Pixels of the image for one of the last maps."""
         _draw(self)
+
+    @classmethod
+    def suited(
+        cls,
+        shape: tuple[int, int, int],
+        outputs: int,
+        depth: int,
+        *,
+        width: int | None = None,
+        norm: Norm = "batch",
+        shortcut: Shortcut = "projection",
+    ) -> ResNet:
+        """The network of a depth for images of a shape (C, H, W): its style by the depth, its beginning by their size.
+
+        Raises:
+            ValueError: no network has this depth, or the images are smaller than its stride.
+        """
+        smaller = min(shape[1:])
+        model = cls(
+            shape[0],
+            outputs,
+            depth,
+            style="imagenet" if depth in BLOCKS else "cifar",
+            width=width,
+            norm=norm,
+            shortcut=shortcut,
+            small=smaller < LARGE,
+        )
+        if smaller < model.stride:
+            raise ValueError(
+                f"images of {shape[1]} x {shape[2]} pixels are smaller than the network's stride, "
+                f"{model.stride}"
+            )
+        return model
 
     def features(self, images: Tensor) -> Tensor:
         """The last feature maps, (B, C', H', W'), of images (B, C, H, W)."""

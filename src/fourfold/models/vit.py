@@ -94,7 +94,7 @@ class Encoder(nn.Module):
 
     Args:
         shape: (C, H, W).
-        patch: pixels of a patch's side.
+        patch: pixels of a patch's side; None takes what divides the images into about 8 x 8.
         width: D, a multiple of 4 and of `heads`.
         layers: blocks.
         heads: of attention.
@@ -107,7 +107,7 @@ class Encoder(nn.Module):
     def __init__(
         self,
         shape: tuple[int, int, int],
-        patch: int,
+        patch: int | None,
         width: int,
         layers: int,
         heads: int,
@@ -115,16 +115,18 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, wide = shape
+        if (patch := patch or suited_patch(height, wide)) is None:
+            raise ValueError(f"no patch of 2 to 16 pixels divides images of {height} x {wide}")
         if height % patch or wide % patch:
             raise ValueError(f"patches of {patch} pixels do not divide images of {height} x {wide}")
         self.shape, self.patch, self.width = shape, patch, width
-        self.count = (height // patch) * (wide // patch)
+        self.sides = height // patch, wide // patch
+        """Rows and columns of patches."""
+        self.count = self.sides[0] * self.sides[1]
         """N."""
         self.project = nn.Linear(channels * patch * patch, width)
         self.layers = Blocks(width, layers, heads, dropout)
-        self.register_buffer(
-            "places", plane_positions(height // patch, wide // patch, width), persistent=False
-        )
+        self.register_buffer("places", plane_positions(*self.sides, width), persistent=False)
         initialize(self)
 
     def forward(self, images: Tensor, seen: Tensor | None = None) -> Tensor:
@@ -149,28 +151,18 @@ class Encoder(nn.Module):
 
 
 class ViT(nn.Module):
-    """Images to logits of classes: the encoder, the mean over its patches, a linear layer. Arguments as `Encoder`'s."""
+    """Images to logits of classes: the encoder, the mean over its patches, a linear layer."""
 
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        outputs: int,
-        patch: int,
-        width: int,
-        layers: int,
-        heads: int,
-        dropout: float = 0.0,
-    ) -> None:
+    def __init__(self, encoder: Encoder, outputs: int) -> None:
         super().__init__()
-        self.encoder = Encoder(shape, patch, width, layers, heads, dropout)
-        self.head = nn.Linear(width, outputs)
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.width, outputs)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def features(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to the patches' states as maps, (B, D, rows, columns)."""
-        rows = self.encoder.shape[1] // self.encoder.patch
-        return self.encoder(images).transpose(1, 2).unflatten(2, (rows, -1))
+        return self.encoder(images).transpose(1, 2).unflatten(2, self.encoder.sides)
 
     def classify(self, maps: Tensor) -> Tensor:
         """Logits (B, outputs) of maps (B, D, rows, columns)."""
@@ -185,33 +177,20 @@ class MAE(nn.Module):
     """An encoder that sees some patches and a narrower decoder that says what the others were.
 
     Args:
-        shape, patch, width, layers, heads: of the encoder.
-        decoder_width: features of a patch in the decoder, a multiple of 4 and of its heads.
-        decoder_layers: its blocks.
-        decoder_heads: its heads.
+        encoder: of images; the decoder says the same patches.
+        width: features of a patch in the decoder, a multiple of 4 and of its heads.
+        layers: the decoder's blocks.
+        heads: of its attention.
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        patch: int,
-        width: int,
-        layers: int,
-        heads: int,
-        decoder_width: int,
-        decoder_layers: int,
-        decoder_heads: int,
-    ) -> None:
+    def __init__(self, encoder: Encoder, width: int, layers: int, heads: int) -> None:
         super().__init__()
-        self.encoder = Encoder(shape, patch, width, layers, heads)
-        self.between = nn.Linear(width, decoder_width)
-        self.hidden = nn.Parameter(torch.zeros(decoder_width))
-        self.decoder = Blocks(decoder_width, decoder_layers, decoder_heads)
-        self.pixels = nn.Linear(decoder_width, shape[0] * patch * patch)
-        rows, columns = shape[1] // patch, shape[2] // patch
-        self.register_buffer(
-            "places", plane_positions(rows, columns, decoder_width), persistent=False
-        )
+        self.encoder = encoder
+        self.between = nn.Linear(encoder.width, width)
+        self.hidden = nn.Parameter(torch.zeros(width))
+        self.decoder = Blocks(width, layers, heads)
+        self.pixels = nn.Linear(width, encoder.project.in_features)
+        self.register_buffer("places", plane_positions(*encoder.sides, width), persistent=False)
         for part in (self.between, self.decoder, self.pixels):
             initialize(part)
         nn.init.normal_(self.hidden, std=DEVIATION)

@@ -6,7 +6,7 @@ numbers of the patches it sees (B, K) to what every patch is thought to be, (B, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -74,3 +74,7 @@ class MaskedPatches(Objective):
         where = masked[..., None].expand(-1, -1, wanted.shape[-1])
         error = (thought.gather(1, where).float() - wanted.gather(1, where)).square()
         yield Move("model", error.mean(dim=-1).sum(), masked.numel())
+
+    def units(self) -> Mapping[str, str]:
+        """See `Objective.units`."""
+        return {"loss": "of a patch's variance, 1 says nothing"} if self.normalize else {}

@@ -21,13 +21,10 @@ from torch import nn
 from fourfold.core.system import system
 from fourfold.data.augmentation import Unchanged
 from fourfold.data.labelled_images import LabelledImageData, LabelledImages
-from fourfold.models.cnn import ConvNet, Norm, Pooling
+from fourfold.models.cnn import ConvNet, Norm, Pooling, fitting_stages
 from fourfold.models.lenet import LeNet
 from fourfold.optimizers.gradient import Gradient
 from fourfold.tasks.recognition import Recognizer
-
-GRID = 3
-"""Pixels of the smaller side of the last maps at least, where the number of stages is left to the images."""
 
 
 @system("cnn", reads="images")
@@ -42,6 +39,7 @@ class ConvolutionalNetwork(Recognizer):
     exempt: ClassVar[dict[str, str]] = {
         "accumulation": "batch normalization takes its moments over each micro-batch"
     }
+    begins_from: ClassVar[str] = "simclr --encoder cnn or of cnn"
     search_space: ClassVar[dict[str, str]] = {
         "optimizer.lr": "5e-4..2e-2:log",
         "width": "8..64:log",
@@ -70,15 +68,11 @@ class ConvolutionalNetwork(Recognizer):
         """See `Recognizer.network`."""
         if self.network_kind == "lenet":
             return LeNet(data.shape, outputs)
-        stages = self.stages
-        if stages is None:
-            fitting = [n for n in range(1, 5) if min(data.shape[1:]) // 2**n >= GRID]
-            stages = max(fitting, default=1)
         return ConvNet(
             data.shape,
             outputs,
             width=self.width,
-            stages=stages,
+            stages=self.stages or fitting_stages(data.shape),
             convolutions=self.convolutions,
             dense=self.dense,
             norm=self.norm,

@@ -13,30 +13,30 @@ seeing a label: benchmarks/results/mae.json.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
-import numpy as np
 import torch
 from pydantic import PositiveInt
+from torch import Tensor, nn
 
 from fourfold.core.errors import UserError
-from fourfold.core.evaluation import held_out, measure
+from fourfold.core.evaluation import held_out
 from fourfold.core.parts import Data, Split
 from fourfold.core.run import Run
 from fourfold.core.system import system
-from fourfold.core.types import Picture, Score, Source
+from fourfold.core.types import Picture
 from fourfold.data.images import ImageData, Images
 from fourfold.look.figures import grid
-from fourfold.models.vit import MAE, suited_patch, unpatchify
+from fourfold.models.vit import MAE, Encoder, unpatchify
 from fourfold.objectives.masked_patches import MaskedPatches, split_patches
 from fourfold.optimizers.gradient import Gradient
-from fourfold.tasks.looking import Looking
+from fourfold.tasks.image_features import FeatureLearner, image_data
 
 SHOWN = 8  # images in a picture of restored ones
 
 
 @system("mae", reads="images")
-class MaskedAutoencoder(Looking):
+class MaskedAutoencoder(FeatureLearner):
     """Learn what images are made of by restoring hidden patches."""
 
     sizes: ClassVar[dict[str, dict[str, Any]]] = {
@@ -70,48 +70,24 @@ class MaskedAutoencoder(Looking):
             UserError: no patch divides the images, or the widths do not divide.
         """
         shape = image_data(data).shape
-        patch = self.patch or suited_patch(*shape[1:])
-        if patch is None:
-            raise UserError(
-                f"no patch of 2 to 16 pixels divides images of {shape[1]} x {shape[2]}; --data.size scales them"
-            )
-        small = self.decoder_width // 16 or 1, self.decoder_layers
+        decoder = self.decoder_width, self.decoder_layers, self.decoder_width // 16 or 1
         try:
-            return MAE(
-                shape,
-                patch,
-                self.width,
-                self.layers,
-                self.heads,
-                self.decoder_width,
-                small[1],
-                small[0],
-            )
+            encoder = Encoder(shape, self.patch, self.width, self.layers, self.heads)
+            return MAE(encoder, *decoder)
         except ValueError as error:
-            raise UserError(f"{error}; see --patch, --data.size, --width and --heads") from error
+            raise UserError(
+                f"{error}; --data.size scales the images, see --patch, --width and --heads too"
+            ) from error
 
-    def embed(self, run: Run, source: Source = None) -> np.ndarray:
-        """Features of images, a row for each: the mean over the states of all patches, none masked.
+    @property
+    def prepares(self) -> str:
+        """See `FeatureLearner.prepares`."""
+        return "vit"
 
-        Args:
-            source: images; none are the run's own held-out split.
-        """
-        data, split, _ = held_out(run, source)
-        return _features(run, image_data(data), split)
-
-    def evaluate(self, run: Run, source: Source = None) -> Score:
-        """How well hidden patches are restored, and, where images have classes, how well neighbours share them."""
-        data, split, sentence = held_out(run, source)
-        images = image_data(data)
-        values = measure(run.objective, run.model, data, split, run.device, run.seed)
-        units = (
-            {"loss": "of a patch's variance, 1 says nothing"} if self.objective.normalize else {}
-        )
-        notes = [f"{data.size(split):,} images {sentence}", *data.summary().get("notes", ())]
-        if source is None and (accuracy := neighbours(run, images, split)) is not None:
-            values["nearest_neighbour_accuracy"] = accuracy
-            notes.append("accuracy of the class of the nearest training image by features (cosine)")
-        return Score(values, units, tuple(notes))
+    def features(self, model: nn.Module, images: Tensor) -> Tensor:
+        """The mean over the states of all patches."""
+        network: Any = model
+        return cast(Tensor, network.encoder(images).mean(dim=1))
 
     def preview(self, run: Run) -> Picture | None:
         """The first validation images masked and restored, with the same masks each time."""
@@ -135,39 +111,6 @@ class MaskedAutoencoder(Looking):
             decoder_layers=1,
             optimizer=Gradient(lr=2e-3, steps=12),
         ), None
-
-
-def image_data(data: Data) -> ImageData:
-    """Data that is of images; anything else is a wrong call."""
-    if not isinstance(data, ImageData):
-        raise TypeError(f"mae expects ImageData, got {type(data).__name__}")
-    return data
-
-
-@torch.no_grad()
-def _features(run: Run, data: ImageData, split: Split) -> np.ndarray:
-    """(N, D) float32 of a split's images in stored order."""
-    network: Any = run.model
-    found = [
-        network.encoder(batch["image"].to(run.device)).mean(dim=1).float().cpu().numpy()
-        for batch in data.batches(split)
-    ]
-    return np.concatenate(found) if found else np.empty((0, network.encoder.width), np.float32)
-
-
-def neighbours(run: Run, data: ImageData, split: Split) -> float | None:
-    """Share of images whose nearest training image by features is of their class; None without classes."""
-    labels = [
-        [batch["label"] for batch in data.batches(part) if "label" in batch]
-        for part in ("train", split)
-    ]
-    if not all(labels):
-        return None
-    train, test = (torch.from_numpy(_features(run, data, part)) for part in ("train", split))
-    mean = train.mean(0)
-    train, centred = (torch.nn.functional.normalize(x - mean, dim=1) for x in (train, test))
-    nearest = torch.cat([(rows @ train.T).argmax(1) for rows in centred.split(1024)])
-    return float((torch.cat(labels[0])[nearest] == torch.cat(labels[1])).double().mean())
 
 
 @torch.no_grad()

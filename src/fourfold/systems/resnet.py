@@ -19,13 +19,10 @@ from fourfold.core.system import system
 from fourfold.data.augmentation import Unchanged
 from fourfold.data.labelled_images import LabelledImageData, LabelledImages
 from fourfold.models.cnn import Norm
-from fourfold.models.resnet import BLOCKS, ResNet, Shortcut
+from fourfold.models.resnet import ResNet, Shortcut
 from fourfold.models.wavemix import WaveMix
 from fourfold.optimizers.gradient import Gradient
 from fourfold.tasks.recognition import Recognizer
-
-LARGE = 96
-"""Pixels of the smaller side from which depths 18, 34 and 50 begin with 7 x 7 convolution and pooling."""
 
 
 @system("resnet", reads="images")
@@ -40,6 +37,7 @@ class ResidualNetwork(Recognizer):
     exempt: ClassVar[dict[str, str]] = {
         "accumulation": "batch normalization takes its moments over each micro-batch"
     }
+    begins_from: ClassVar[str] = "simclr --encoder resnet or of resnet"
     search_space: ClassVar[dict[str, str]] = {
         "optimizer.lr": "1e-3..1e-1:log",
         "depth": "8,14,20",
@@ -69,28 +67,18 @@ class ResidualNetwork(Recognizer):
 
     def network(self, data: LabelledImageData, outputs: int) -> nn.Module:
         """See `Recognizer.network`."""
-        channels, smaller = data.shape[0], min(data.shape[1:])
         if self.block == "wavemix":
-            if smaller < 2:
+            if (smaller := min(data.shape[1:])) < 2:
                 raise ValueError(f"images of {smaller} pixels have no wavelet transform")
-            return WaveMix(channels, outputs, width=self.width or 64, blocks=self.depth)
-        style: Literal["cifar", "imagenet"] = "imagenet" if self.depth in BLOCKS else "cifar"
-        model = ResNet(
-            channels,
+            return WaveMix(data.shape[0], outputs, width=self.width or 64, blocks=self.depth)
+        return ResNet.suited(
+            data.shape,
             outputs,
             self.depth,
-            style=style,
             width=self.width,
             norm=self.norm,
             shortcut=self.shortcut,
-            small=smaller < LARGE,
         )
-        if smaller < model.stride:
-            raise ValueError(
-                f"images of {data.shape[1]} x {data.shape[2]} pixels are smaller than the network's stride, "
-                f"{model.stride}"
-            )
-        return model
 
     @classmethod
     def toy(cls) -> tuple[Self, Any]:

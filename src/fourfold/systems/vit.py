@@ -15,11 +15,10 @@ from annotated_types import Ge, Lt
 from pydantic import PositiveInt
 from torch import nn
 
-from fourfold.core.run import Run
 from fourfold.core.system import system
 from fourfold.data.augmentation import Unchanged
 from fourfold.data.labelled_images import LabelledImageData, LabelledImages
-from fourfold.models.vit import ViT, suited_patch
+from fourfold.models.vit import Encoder, ViT
 from fourfold.optimizers.gradient import Gradient
 from fourfold.tasks.recognition import Recognizer
 
@@ -33,6 +32,7 @@ class VisionTransformer(Recognizer):
         "small": {"width": 192, "layers": 6, "heads": 6},
         "base": {"width": 384, "layers": 12, "heads": 6},
     }
+    begins_from: ClassVar[str] = "mae or of vit"
     search_space: ClassVar[dict[str, str]] = {
         "optimizer.lr": "2e-4..5e-3:log",
         "layers": "2..8",
@@ -51,25 +51,10 @@ class VisionTransformer(Recognizer):
     """Chance that a number that a sublayer adds is left out in training."""
     optimizer: Gradient = Gradient(lr=1e-3, epochs=100, decay=0.05, warmup=0.1, clip=1.0)
 
-    @classmethod
-    def inherits(cls, other: Run) -> dict[str, Any]:
-        """The encoder's shape and the images' of a run of `mae`."""
-        if other.system.name != "mae":
-            return {}
-        theirs, shape = other.system.model_dump(), other.data.shape  # type: ignore[attr-defined]
-        taken = {name: theirs[name] for name in ("patch", "width", "layers", "heads")}
-        size = {"size": shape[1]} if shape[1] == shape[2] else {}
-        return {**taken, "data": {**size, "channels": "grey" if shape[0] == 1 else "rgb"}}
-
     def network(self, data: LabelledImageData, outputs: int) -> nn.Module:
         """See `Recognizer.network`."""
-        shape = data.shape
-        patch = self.patch or suited_patch(*shape[1:])
-        if patch is None:
-            raise ValueError(
-                f"no patch of 2 to 16 pixels divides images of {shape[1]} x {shape[2]}"
-            )
-        return ViT(shape, outputs, patch, self.width, self.layers, self.heads, self.dropout)
+        encoder = Encoder(data.shape, self.patch, self.width, self.layers, self.heads, self.dropout)
+        return ViT(encoder, outputs)
 
     @classmethod
     def toy(cls) -> tuple[Self, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import Field, PositiveInt
@@ -22,6 +22,8 @@ from fourfold.objectives.class_distillation import DistilClasses
 from fourfold.objectives.classification import CrossEntropy, Focal
 from fourfold.objectives.supervised import Supervised
 from fourfold.optimizers.gradient import Gradient
+from fourfold.tasks.image_features import FeatureLearner
+from fourfold.tasks.image_features import image_data as plain_images
 from fourfold.tasks.looking import Looking
 from fourfold.tasks.transfer import fitting, taken_in_words
 
@@ -35,6 +37,9 @@ Average = Literal["none", "flip", "shift"]
 
 class Recognizer(Looking):
     """A network that tells which class an image is of."""
+
+    begins_from: ClassVar[str] = ""
+    """Runs whose networks fit this one, in words, for who tries another."""
 
     data: LabelledImages = LabelledImages()
     objective: Loss = CrossEntropy()
@@ -67,6 +72,31 @@ class Recognizer(Looking):
         except ValueError as error:
             raise UserError(f"{error}; --data.size scales the images") from error
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def inherits(cls, other: Run) -> dict[str, Any]:
+        """The encoder's shape, and the images', of a run that learned this network without labels."""
+        if not isinstance(other.system, FeatureLearner) or other.system.prepares != cls.name:
+            return {}
+        theirs, shape = other.system.model_dump(), plain_images(other.data).shape
+        own = set(cls.model_fields) - {"data", "objective", "optimizer"}
+        taken = {name: theirs[name] for name in sorted(own & set(theirs))}
+        size = {"size": shape[1]} if shape[1] == shape[2] else {}
+        return {**taken, "data": {**size, "channels": "grey" if shape[0] == 1 else "rgb"}}
+
+    def accepts(self, other: Run) -> None:
+        """Refuses an encoder of another kind.
+
+        Raises:
+            UserError: the other run learned the network of another system.
+        """
+        super().accepts(other)
+        if isinstance(other.system, FeatureLearner) and other.system.prepares != self.name:
+            fits = other.system.prepares
+            raise UserError(
+                f"--from {other.folder}: a run of {other.system.name}, whose encoder is the network of {fits}; "
+                f"fit {fits} --from it, or begin {self.name} from a run of {self.begins_from}"
+            )
 
     def take_over(self, model: nn.Module, other: Run) -> None:
         """Weights by name from any run: what has the same name and shape is taken, the rest begins anew."""
