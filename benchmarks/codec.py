@@ -124,6 +124,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--levels", type=int, default=6)
     parser.add_argument("--codes", type=int, default=256)
+    parser.add_argument("--features", type=int, default=16)
     parser.add_argument("--photos", type=int, default=10)
     parser.add_argument("--out", default="runs/codec-bench")
     parser.add_argument("--run", help="a run that is there already, instead of fitting one")
@@ -138,7 +139,7 @@ def main() -> None:
     else:
         run = fourfold.fit(
             "vqvae", crops(photos[:40]), out=arguments.out, steps=arguments.steps, width=arguments.width,
-            levels=arguments.levels, codes=arguments.codes, prior=False, stages=3, batch=16, drop=0.5,
+            features=arguments.features, levels=arguments.levels, codes=arguments.codes, prior=False, stages=3, batch=16, drop=0.5,
         )  # fmt: skip
     seconds = round(time.process_time() - began)
     if arguments.digits:
@@ -153,6 +154,7 @@ def main() -> None:
         result = {
             "photographs": len(chosen),
             "steps": arguments.steps,
+            "features of a code": arguments.features,
             "seconds of processor time": seconds,
             "curve": curve(run, chosen),
         }

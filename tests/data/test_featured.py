@@ -40,6 +40,8 @@ def test_few_labels_on_features(folder: Path, tmp_path: Path) -> None:
     run = fourfold.fit(
         "softmax", str(folder / "few.csv"), target="digit", features=dae, out=tmp_path / "run"
     )
+    alone = fourfold.fit("softmax", str(folder / "few.csv"), features=dae, out=False)
+    assert alone.data.target.name == "digit"  # type: ignore[attr-defined]  # nothing else is left
     data: Any = run.data
     assert [c.name for c in data.columns] == ["z_0", "z_1", "z_2", "z_3"]
     frame = data.rows.frame()

@@ -263,13 +263,19 @@ def test_sixteen_bits_are_scaled_not_cut(tmp_path: Path) -> None:
     np.testing.assert_array_equal(Images().open(np.stack([deep] * 3)).pixels("train")[0], got)
 
 
-def test_photographs_are_turned_upright(tmp_path: Path) -> None:
-    image = np.zeros((8, 16), np.uint8)
-    image[:, :8] = 255  # the left half is white
+UPRIGHT = {  # what makes a stored image upright, by the orientation that a camera writes (EXIF 2.3, table 8)
+    1: lambda x: x, 2: np.fliplr, 3: lambda x: np.rot90(x, 2), 4: np.flipud,
+    5: np.transpose, 6: lambda x: np.rot90(x, -1), 7: lambda x: np.rot90(x, 2).T, 8: np.rot90,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_photographs_are_turned_upright(tmp_path: Path, orientation: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (8, 16), dtype=np.uint8)
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera says: turn by 90 degrees clockwise
+    exif[0x0112] = orientation
     got = one(tmp_path, Image.fromarray(image), exif=exif)
-    assert got.shape == (1, 16, 8) and got[0, :8].min() == 255 and got[0, 8:].max() == 0
+    np.testing.assert_array_equal(got[0], UPRIGHT[orientation](image))
 
 
 def test_grey_from_rgb_is_pillows(tmp_path: Path) -> None:

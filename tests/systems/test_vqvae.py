@@ -31,6 +31,7 @@ def test_codes_of_images_and_back(run: Run, tmp_path: Path) -> None:
     table = run.encode()
     codes = [c for c in table.columns if c.startswith("code_")]
     assert len(codes) == 4 * 4 * 2 and table["label"].n_unique() == 10
+    assert table["file"].to_list() == run.examples().names["test"]  # type: ignore[attr-defined]
     table.write_parquet(tmp_path / "codes.parquet")
     folder = run.decode(tmp_path / "codes.parquet", out=tmp_path / "back")
     files = sorted(folder.glob("*.png"))
@@ -41,6 +42,8 @@ def test_codes_of_images_and_back(run: Run, tmp_path: Path) -> None:
     pixels = np.stack([np.asarray(Image.open(f)) for f in files]) / 127.5 - 1
     assert np.abs(pixels - expected[:, 0].clamp(-1, 1).numpy()).max() < 0.005
     assert run.decode(table[codes].to_numpy()[:3]).png.startswith(b"\x89PNG")
+    np.save(tmp_path / "codes.npy", table[codes].to_numpy()[:3])
+    assert run.decode(tmp_path / "codes.npy").png == run.decode(table[codes].to_numpy()[:3]).png
 
 
 def test_codes_of_another_size_are_refused(run: Run) -> None:

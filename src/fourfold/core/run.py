@@ -20,7 +20,7 @@ import json
 import platform
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from fourfold.core.errors import UserError, nearest
 from fourfold.core.folders import FORMAT, find_run, migrated, read_notes, read_toml, without_none
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
     from fourfold.core.console import Console
     from fourfold.core.types import Picture
+
+
+Model = TypeVar("Model", bound="nn.Module")
 
 
 class Run:
@@ -376,6 +379,15 @@ class Run:
         import html
 
         return f"<pre>{html.escape(repr(self))}</pre>"
+
+
+def model_of(run: Run, kind: type[Model]) -> Model:
+    """A run's model, known to be of its system's class."""
+    if not isinstance(run.model, kind):
+        raise TypeError(
+            f"{run.system.name} expects {kind.__name__}, got {type(run.model).__name__}"
+        )
+    return run.model
 
 
 def _without_gradient(iterator: Iterator[Any]) -> Iterator[Any]:

@@ -68,7 +68,9 @@ def featured_rows(sources: Any, how: Format, features: str | None, target: str |
 
     made = rows.replaced(pl.concat([frame.drop(column), codes], how="horizontal"))
     pieces = [replace(p, digest=f"{p.digest if isinstance(p.digest, str) else p.digest.result()} {digest}") for p in made.pieces]  # fmt: skip
-    return Rows(pieces, target=rows.target)
+    others = frame.drop(column).columns
+    alone = others[0] if len(others) == 1 else None  # nothing else can be meant
+    return Rows(pieces, target=rows.target or alone)
 
 
 def _column(rows: Rows, target: str | None) -> str:

@@ -1,4 +1,5 @@
-"""Where images lie: folders, archives, lists, IDX and NumPy files, arrays in memory. Nothing is decoded here.
+"""Where images lie: folders, archives, lists, IDX and NumPy files, arrays in memory. Nothing is decoded here but
+recordings, where there are no images: they become spectrograms.
 
 IDX is the format of MNIST (LeCun et al. 1998, http://yann.lecun.com/exdb/mnist/). Shapes: N images,
 C channels, H and W pixels.
@@ -29,6 +30,7 @@ from fourfold.data.catalog import CATALOG, find
 IMAGE_SUFFIXES = frozenset(
     ".bmp .gif .jfif .jpeg .jpg .pbm .pgm .png .ppm .tga .tif .tiff .webp".split()
 )
+SOUND_SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3 .aif .aiff .au .caf".split())
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 SPLITS: dict[str, Split] = {
     "train": "train", "training": "train", "valid": "valid", "val": "valid",
@@ -164,6 +166,8 @@ def _read_path(path: Path, notes: list[str]) -> Found:
         from fourfold.data.image_lists import listed
 
         return list(listed(path))
+    if path.suffix.lower() in SOUND_SUFFIXES:
+        return _labelled([(PurePosixPath(path.name), path)], str(path.parent), notes)
     # any other file was named by the user: it is tried as an image, whatever its suffix
     return [ImageFile(str(path), path)]
 
@@ -183,11 +187,13 @@ def _folder(root: Path, notes: list[str]) -> Found:
         found = [item for p in stacks for item in _read_path(p, notes)]
         if found:
             return found
+        if any(p.suffix.lower() in SOUND_SUFFIXES for p in files):
+            return _labelled(members, str(root), notes)
         kinds = Counter(p.suffix or p.name for p in files).most_common(3)
         inside = ", ".join(f"{n} {kind}" for kind, n in kinds) or "nothing"
         raise UserError(
             f"{root}: no images in this folder (found {inside}; expected "
-            f"{', '.join(sorted(IMAGE_SUFFIXES))}, IDX, .npy, .npz or an archive)"
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}, IDX, .npy, .npz, an archive or recordings)"
         )
     return _labelled(members, str(root), notes)
 
@@ -233,14 +239,24 @@ def archive_members(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
 
 def _labelled(members: Iterable[tuple[PurePosixPath, Any]], root: str, notes: list[str]) -> Found:
     """Image files with the label and split that their folders say."""
-    kept, others = [], Counter[str]()
+    kept: list[tuple[PurePosixPath, Any]] = []
+    heard: list[tuple[PurePosixPath, Any]] = []
+    others = Counter[str]()
     for path, content in sorted(members, key=lambda member: member[0]):
         if any(part.startswith((".", "__MACOSX")) for part in path.parts):
             continue
         if path.suffix.lower() in IMAGE_SUFFIXES:
             kept.append((path, content))
+        elif path.suffix.lower() in SOUND_SUFFIXES:
+            heard.append((path, content))
         else:
             others[path.suffix or path.name] += 1
+    if heard and not kept:
+        from fourfold.data.sound_images import clips_as_images
+
+        kept = list(clips_as_images(heard, root, notes))
+    elif heard:
+        others.update(path.suffix for path, _ in heard)
     if not kept:
         raise UserError(f"{root}: no images in it")
     if others:

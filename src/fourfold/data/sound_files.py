@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 
 from fourfold.core.errors import UserError
-from fourfold.data.image_files import ARCHIVE_SUFFIXES, archive_members, paths_named
+from fourfold.data.image_files import ARCHIVE_SUFFIXES, SOUND_SUFFIXES, archive_members, paths_named
 
-SOUND_SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3 .aif .aiff .au .caf".split())
 SILENCE = 1e-4
 """Recordings whose loudest sample is below this share of full scale hold nothing."""
 

@@ -23,7 +23,7 @@ from pydantic import PositiveInt
 
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Data
-from fourfold.core.run import Run
+from fourfold.core.run import Run, model_of
 from fourfold.core.system import batchable, system
 from fourfold.core.types import Document, Picture, Score, Source, Table
 from fourfold.data.pair_lengths import Long
@@ -141,7 +141,7 @@ class AllWordsAtOnce(AttentionTranslator):
     def begin(self, run: Run) -> None:
         """Ask the teacher; say for how many training pairs a source alone would not give the slots that it takes."""
         self._distilled(run)
-        model, data = _model(run), pair_data(run.data)
+        model, data = model_of(run, NonAutoregressive), pair_data(run.data)
         sources, targets = (torch.from_numpy(n) for n in data._split("train").lengths)
         if model.length == "predicted":
             far = int(((targets - 1 - sources).abs() > REACH).sum())
@@ -215,7 +215,7 @@ class AllWordsAtOnce(AttentionTranslator):
     def _how(
         self, run: Run, passes: int, candidates: int, size: int | None, scale: float
     ) -> Filling:
-        length = _model(run).length
+        length = model_of(run, NonAutoregressive).length
         if passes > 1 and length == "ctc":
             raise UserError(
                 f"--passes {passes}: this run merges the labels of slots (length ctc), which are no words to ask anew; expected 1"
@@ -234,7 +234,10 @@ class AllWordsAtOnce(AttentionTranslator):
         """See `Translator._decode`."""
         filling = how if isinstance(how, Filling) else Filling(beam=1)
         data = pair_data(run.data)
-        model = with_products(_model(run), chosen(how.precision, _model(run), run.device))
+        model = with_products(
+            model_of(run, NonAutoregressive),
+            chosen(how.precision, model_of(run, NonAutoregressive), run.device),
+        )
         found: list[list[Output]] = [[] for _ in sources]
         unknown = data.target_vocabulary.unknown
         never = () if unknown is None else (unknown,)
@@ -273,7 +276,9 @@ class AllWordsAtOnce(AttentionTranslator):
             yield settings_table(found, self.teacher)
         held = self._held_out(run)
         if held is not None:
-            yield slots_table(_model(run), pair_data(run.data), held[0], run.device)
+            yield slots_table(
+                model_of(run, NonAutoregressive), pair_data(run.data), held[0], run.device
+            )
 
     def _settings(self, run: Run) -> list[Setting]:
         """BLEU, speed and repetitions of every way in which this run translates, and of its references."""
@@ -303,13 +308,6 @@ class AllWordsAtOnce(AttentionTranslator):
         )
         words = [" ".join(names[int(digit)][0] for digit in number) for number in numbers]
         return small, {"source": numbers, "target": words}
-
-
-def _model(run: Run) -> NonAutoregressive:
-    model = run.model
-    if not isinstance(model, NonAutoregressive):
-        raise TypeError(f"nat expects NonAutoregressive, got {type(model).__name__}")
-    return model
 
 
 def _length(given: str | None) -> tuple[int | None, float]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fourfold.core.evaluation import held_out, measure, to_device
 from fourfold.core.parts import Data
-from fourfold.core.run import Run
+from fourfold.core.run import Run, model_of
 from fourfold.core.system import system
 from fourfold.core.types import Picture, Score, Source, Table
 from fourfold.data.text_lines import TextLines
@@ -70,7 +70,7 @@ class TextVAE(SentenceLatents):
         return self.latents
 
     def _latents(self, run: Run, tokens: Tensor, lengths: Tensor) -> Tensor:
-        return _model(run).posterior(tokens, lengths)[0]
+        return model_of(run, GaussianSentences).posterior(tokens, lengths)[0]
 
     def _drawn(self, run: Run, count: int, generator: torch.Generator) -> Tensor:
         return torch.randn(count, self.latents, generator=generator)
@@ -81,7 +81,9 @@ class TextVAE(SentenceLatents):
 
     def _said(self, run: Run, rows: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:  # fmt: skip
         most = lines_data(run.data).options.longest + 1
-        return _model(run).writer.write(rows, most, temperature=temperature, generator=generator)
+        return model_of(run, GaussianSentences).writer.write(
+            rows, most, temperature=temperature, generator=generator
+        )
 
     def evaluate(self, run: Run, source: Source = None) -> Score:
         """Bounds on the surprise of held-out sentences, the KL, how many numbers of the latent say something, diversity."""
@@ -118,7 +120,9 @@ class TextVAE(SentenceLatents):
         with torch.no_grad():
             for batch in data.batches(split):
                 batch = to_device(batch, run.device)
-                posterior = _model(run).posterior(batch["tokens"], batch["lengths"])
+                posterior = model_of(run, GaussianSentences).posterior(
+                    batch["tokens"], batch["lengths"]
+                )
                 found.append(gaussian_kl(*posterior).cpu())
         kl = torch.cat(found).mean(0).sort(descending=True).values
         fig, axes = subplots()
@@ -142,8 +146,3 @@ class TextVAE(SentenceLatents):
         return cls(
             data=TextLines(batch=32), width=8, latents=4, optimizer=Gradient(lr=3e-3, steps=12)
         ), None
-
-
-def _model(run: Run) -> GaussianSentences:
-    model: Any = run.model
-    return model

@@ -25,7 +25,7 @@ from torch import Tensor
 from fourfold.core.errors import UserError
 from fourfold.core.evaluation import held_out, measure
 from fourfold.core.parts import Data
-from fourfold.core.run import Run
+from fourfold.core.run import Run, model_of
 from fourfold.core.system import system
 from fourfold.core.types import Score, Source, Table
 from fourfold.data.text_lines import TextLines
@@ -101,10 +101,10 @@ class TextVQ(SentenceLatents):
         return torch.from_numpy(whole)
 
     def _latents(self, run: Run, tokens: Tensor, lengths: Tensor) -> Tensor:
-        return _model(run).codec.codes(tokens, lengths)
+        return model_of(run, CodedSentences).codec.codes(tokens, lengths)
 
     def _drawn(self, run: Run, count: int, generator: torch.Generator) -> Tensor:
-        return _model(run).prior.draw(count, generator)[..., 0]
+        return model_of(run, CodedSentences).prior.draw(count, generator)[..., 0]
 
     def _between(self, first: Tensor, last: Tensor, steps: int) -> Tensor:
         """Code after code is changed, those that differ alone, in the order in which they stand."""
@@ -118,7 +118,7 @@ class TextVQ(SentenceLatents):
         return torch.stack(rows)
 
     def _said(self, run: Run, rows: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:  # fmt: skip
-        codec = _model(run).codec
+        codec = model_of(run, CodedSentences).codec
         most = lines_data(run.data).options.longest + 1
         return codec.writer.write(
             codec.latent(rows), most, temperature=temperature, generator=generator
@@ -158,8 +158,3 @@ class TextVQ(SentenceLatents):
             data=TextLines(batch=32), width=8, places=3, codes=8, features=4, prior_width=16, prior_layers=1,
             optimizer=Gradient(lr=3e-3, steps=12),
         ), None  # fmt: skip
-
-
-def _model(run: Run) -> CodedSentences:
-    model: Any = run.model
-    return model

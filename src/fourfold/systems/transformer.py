@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Lt
 
 from fourfold.core.parts import Data
-from fourfold.core.run import Run
+from fourfold.core.run import Run, model_of
 from fourfold.core.system import system
 from fourfold.data.pairs import Pairs, pair_data
 from fourfold.models.decoding import Output
@@ -59,7 +59,7 @@ class TransformerTranslator(AttentionTranslator):
 
     def stepper(self, run: Run, precision: Precision = "float32") -> Incremental:
         """See `Translator.stepper`."""
-        model = _model(run)
+        model = model_of(run, EncoderDecoder)
         dtype = chosen(precision, model, run.device)
         # where words may be unknown, the source's are copied from where the model looks
         unknown = pair_data(run.data).target_vocabulary.unknown
@@ -69,7 +69,7 @@ class TransformerTranslator(AttentionTranslator):
         """See `Translator._decode`."""
         if not how.coverage:
             return super()._decode(run, sources, how)
-        model = _model(run)
+        model = model_of(run, EncoderDecoder)
         stepper = Attending(model, chosen(how.precision, model, run.device))
         return decoded(stepper, pair_data(run.data), sources, how, run.device)
 
@@ -85,10 +85,3 @@ class TransformerTranslator(AttentionTranslator):
             optimizer=Gradient(lr=3e-3, steps=12),
         )
         return small, {"source": numbers, "target": [number[::-1] for number in numbers]}
-
-
-def _model(run: Run) -> EncoderDecoder:
-    model = run.model
-    if not isinstance(model, EncoderDecoder):
-        raise TypeError(f"transformer expects EncoderDecoder, got {type(model).__name__}")
-    return model

@@ -28,7 +28,7 @@ from torch import Tensor
 from fourfold.core.errors import UserError, nearest
 from fourfold.core.evaluation import held_out
 from fourfold.core.parts import Data
-from fourfold.core.run import Run
+from fourfold.core.run import Run, model_of
 from fourfold.core.state import atomically
 from fourfold.core.system import system
 from fourfold.core.types import Audio, Picture, Table
@@ -124,7 +124,7 @@ class Voice(Looking):
     def tables(self, run: Run) -> Iterator[Table]:
         """How the codes are used."""
         data, split, sentence = held_out(run)
-        model = _model(run)
+        model = model_of(run, VoiceModel)
         found = []
         for batch in data.batches(split):
             lengths = batch["lengths"].to(run.device)
@@ -155,11 +155,6 @@ def _sound(data: Data) -> SoundData:
     return data
 
 
-def _model(run: Run) -> VoiceModel:
-    model: Any = run.model
-    return model
-
-
 def _known(data: SoundData, speaker: str) -> int:
     if speaker not in data.speakers:
         raise UserError(
@@ -174,7 +169,12 @@ def in_voice(run: Run, mel: Tensor, speaker: int) -> Tensor:
     lengths = torch.tensor([mel.shape[1]], device=run.device)
     with torch.no_grad():
         told = torch.tensor([speaker], device=run.device)
-        return _model(run).converted(mel[None].to(run.device), lengths, told)[0].float().cpu()
+        return (
+            model_of(run, VoiceModel)
+            .converted(mel[None].to(run.device), lengths, told)[0]
+            .float()
+            .cpu()
+        )
 
 
 def _save(target: Path, content: bytes, kind: str) -> None:

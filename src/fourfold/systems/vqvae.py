@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Le, Lt
@@ -29,20 +29,24 @@ from torch import Tensor
 from fourfold.core.errors import UserError
 from fourfold.core.evaluation import held_out, measure
 from fourfold.core.parts import Data
-from fourfold.core.run import Run
+from fourfold.core.run import Run, model_of
 from fourfold.core.system import system
 from fourfold.core.types import Picture, Score, Source, Table
-from fourfold.data.images import ImageData, Images
+from fourfold.data.images import Images
 from fourfold.look.figures import grid, picture, subplots
 from fourfold.models.code_context import CodeContext
 from fourfold.models.quantizer import Gradient as Passing
 from fourfold.models.vqvae import VQVAE, CodePrior, GridCodec
 from fourfold.objectives.quantized import Codes, use
 from fourfold.optimizers.gradient import Gradient
+from fourfold.tasks.image_latents import images_of
 from fourfold.tasks.image_out import images_out
 from fourfold.tasks.latent_tables import latent_table, read_latents
 from fourfold.tasks.looking import Looking
 from fourfold.tasks.picture_codec import compress_picture, expand_picture
+
+if TYPE_CHECKING:
+    import polars as pl
 
 PIECE = 64
 """Images made at once."""
@@ -100,7 +104,7 @@ class VectorQuantized(Looking):
         Raises:
             UserError: the images are smaller than the network's stride.
         """
-        channels, height, width = _images(data).shape
+        channels, height, width = images_of(data).shape
         stages = self.stages or _stages(height, width)
         if min(height, width) < 2**stages:
             raise UserError(
@@ -126,8 +130,8 @@ class VectorQuantized(Looking):
 
     def begin(self, run: Run) -> None:
         """Say how small the images become."""
-        model = _model(run)
-        channels, height, width = _images(run.data).shape
+        model = model_of(run, VQVAE)
+        channels, height, width = images_of(run.data).shape
         rows, columns = model.codec.grid_size((height, width))
         bits = rows * columns * self.levels * (self.codes - 1).bit_length()
         run.note(
@@ -135,20 +139,23 @@ class VectorQuantized(Looking):
             f"{bits:,} bits an image before they are compressed, {bits / (height * width):.2f} a pixel"
         )
 
-    def encode(self, run: Run, source: Source = None) -> Any:
-        """The codes of images, a row each: place after place, the levels of a place side by side.
+    def encode(self, run: Run, source: Source = None) -> pl.DataFrame:
+        """The codes of images, a row each with its file: place after place, the levels of a place side by side.
 
         Args:
             source: images; None takes the run's held-out ones.
         """
         data, split, _ = held_out(run, source)
-        images = _images(data)
+        images = images_of(data)
+        for sentence in data.summary().get("notes", ()) if source is not None else ():
+            run.console.say(sentence)
         found = [
-            _model(run).codec.encode(batch["image"].to(run.device)).flatten(1).cpu()
+            model_of(run, VQVAE).codec.encode(batch["image"].to(run.device)).flatten(1).cpu()
             for batch in data.batches(split)
         ]
-        labels = [images.classes[i] for b in data.batches(split) for i in b.get("label", ())]
-        return latent_table(torch.cat(found).numpy(), "code", labels or None)
+        labels = [images.classes[i] for i in images.labels(split).tolist()]
+        codes = torch.cat(found).numpy()
+        return latent_table(codes, "code", labels or None, images.names[split])
 
     def decode(self, run: Run, source: Source, *, out: Path | None = None) -> Picture | Path:
         """Images of codes: a sheet, or one file each where --out is a folder.
@@ -157,8 +164,8 @@ class VectorQuantized(Looking):
             source: a table that `encode` made, or an array of codes.
             out: a picture's name, or a folder.
         """
-        model = _model(run)
-        size = _images(run.data).shape[1:]
+        model = model_of(run, VQVAE)
+        size = images_of(run.data).shape[1:]
         grid_size = model.codec.grid_size(size)
         count = grid_size[0] * grid_size[1] * self.levels
         found = read_latents(source, "code", count, "codes")
@@ -201,7 +208,7 @@ class VectorQuantized(Looking):
             levels: of codes that are kept: fewer make a smaller file; None keeps all.
             out: the compressed file, - for standard output; None adds .ff to the name.
         """
-        return compress_picture(run, _model(run), Path(file), levels, out)
+        return compress_picture(run, model_of(run, VQVAE), Path(file), levels, out)
 
     def expand(self, run: Run, file: Path, *, out: Path | None = None) -> Path:
         """Write the picture of a file that `compress` made with this run, here.
@@ -210,14 +217,14 @@ class VectorQuantized(Looking):
             file: the compressed file; - reads standard input.
             out: the picture to write, - for standard output as PNG; None takes the name without .ff.
         """
-        return expand_picture(run, _model(run), Path(file), out)
+        return expand_picture(run, model_of(run, VQVAE), Path(file), out)
 
     def evaluate(self, run: Run, source: Source = None) -> Score:
         """Reconstruction, use of the codebook and what the codes cost, on the run's test split or on other images."""
         data, split, sentence = held_out(run, source)
         found = measure(run.objective, run.model, data, split, run.device, run.seed)
-        _, height, width = _images(data).shape
-        rows, columns = _model(run).codec.grid_size((height, width))
+        _, height, width = images_of(data).shape
+        rows, columns = model_of(run, VQVAE).codec.grid_size((height, width))
         values = {"psnr": _decibels(found["mse"]), **found}
         if "context_nats" in found:
             nats = found["context_nats"] * rows * columns * self.levels
@@ -234,7 +241,7 @@ class VectorQuantized(Looking):
         """Reconstructions, samples, and how the codebook is used."""
         caption = "Above: held-out images. Below each: what its codes say."
         yield grid(_pairs(run, 10), "Reconstructions", columns=10, caption=caption)
-        if _model(run).prior is not None:
+        if model_of(run, VQVAE).prior is not None:
             images = _drawn(run, 64, run.generator("report"), 1.0)
             yield grid(images, "Samples", caption="64 samples from the prior, not chosen.")
         yield _used(run)
@@ -259,17 +266,6 @@ class VectorQuantized(Looking):
         ), None  # fmt: skip
 
 
-def _images(data: Data) -> ImageData:
-    if not isinstance(data, ImageData):
-        raise TypeError(f"vqvae expects ImageData, got {type(data).__name__}")
-    return data
-
-
-def _model(run: Run) -> VQVAE:
-    model: Any = run.model
-    return model
-
-
 def _stages(height: int, width: int) -> int:
     stages = 1
     while stages < 3 and min(height, width) // 2 ** (stages + 1) >= LEAST_GRID:
@@ -284,8 +280,8 @@ def _decibels(mse: float) -> float:
 
 def _decoded(run: Run, codes: Tensor) -> Tensor:
     """Images in [0, 1] of codes (N, h, w, L), on the CPU."""
-    size = _images(run.data).shape[1:]
-    codec = _model(run).codec
+    size = images_of(run.data).shape[1:]
+    codec = model_of(run, VQVAE).codec
     with torch.no_grad():
         made = [
             codec.decode(piece.to(run.device), size).float().cpu() for piece in codes.split(PIECE)
@@ -294,10 +290,10 @@ def _decoded(run: Run, codes: Tensor) -> Tensor:
 
 
 def _drawn(run: Run, count: int, generator: torch.Generator, temperature: float) -> Tensor:
-    model = _model(run)
+    model = model_of(run, VQVAE)
     if model.prior is None:
         raise UserError("this run has no prior to draw from: fit with --prior true")
-    size = model.codec.grid_size(_images(run.data).shape[1:])
+    size = model.codec.grid_size(images_of(run.data).shape[1:])
     pieces = [min(PIECE, count - done) for done in range(0, count, PIECE)]
     codes = torch.cat([model.prior.draw(piece, generator, temperature) for piece in pieces])
     return _decoded(run, codes.view(count, *size, -1))
@@ -306,19 +302,19 @@ def _drawn(run: Run, count: int, generator: torch.Generator, temperature: float)
 def _held(run: Run, count: int) -> Tensor:
     """Some held-out images (count, C, H, W) uint8."""
     data, split, _ = held_out(run)
-    return _images(data).pixels(split)[:count]
+    return images_of(data).pixels(split)[:count]
 
 
 def _pairs(run: Run, columns: int) -> Tensor:
     images = _held(run, columns).float().div(255)
     with torch.no_grad():
-        codes = _model(run).codec.encode(images.mul(2).sub(1).to(run.device))
+        codes = model_of(run, VQVAE).codec.encode(images.mul(2).sub(1).to(run.device))
     return torch.cat([images, _decoded(run, codes)])
 
 
 def _used(run: Run) -> Picture:
     """How often each code is taken, most frequent first."""
-    codec = _model(run).codec
+    codec = model_of(run, VQVAE).codec
     images = _held(run, 1000).float().div(127.5).sub(1)
     with torch.no_grad():
         codes = (
@@ -348,7 +344,7 @@ def _by_level(run: Run) -> Picture:
     """The same images with one level of codes, two, and so on."""
     images = _held(run, 8).float().div(255)
     with torch.no_grad():
-        codes = _model(run).codec.encode(images.mul(2).sub(1).to(run.device))
+        codes = model_of(run, VQVAE).codec.encode(images.mul(2).sub(1).to(run.device))
     rows = [images, *(_decoded(run, codes[..., : n + 1]) for n in range(codes.shape[-1]))]
     caption = (
         "Above: held-out images. Below: with one level of codes, then with one more in each row."

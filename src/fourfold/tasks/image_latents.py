@@ -83,15 +83,13 @@ class ImageLatents(Looking):
         Args:
             source: images; None takes the run's held-out ones.
         """
-        import polars as pl
-
         data, split, _ = held_out(run, source)
         images = images_of(data)
         for sentence in data.summary().get("notes", ()) if source is not None else ():
             run.console.say(sentence)
         labels = [images.classes[i] for i in images.labels(split).tolist()]
-        table = latent_table(codes_of(run, images, split).numpy(), "z", labels or None)
-        return table.with_columns(pl.Series("file", images.names[split]))
+        codes = codes_of(run, images, split).numpy()
+        return latent_table(codes, "z", labels or None, images.names[split])
 
     def decode(self, run: Run, source: Source, *, out: Path | None = None) -> Picture | Path:
         """Images of latents: a sheet, or one file each where --out is a folder.
@@ -100,7 +98,7 @@ class ImageLatents(Looking):
             source: a table that `encode` made, or an array (N, Z).
             out: a picture's name, or a folder.
         """
-        found = read_latents(_array_file(source), "z", self.latents, "latents")
+        found = read_latents(source, "z", self.latents, "latents")
         return images_out(decoded(run, torch.from_numpy(found.astype(np.float32))), "Decoded", out)
 
     def traverse(
@@ -238,13 +236,3 @@ def _quality(system: ImageLatents, run: Run, data: ImageData, split: Any) -> dic
         total += float(difference.double().square().sum())
         count += difference.numel()
     return {"psnr": float(-10 * np.log10(max(total / count, 1e-12)))}
-
-
-def _array_file(source: Any) -> Any:
-    """An .npy file as the array in it; anything else as it is."""
-    if not isinstance(source, (str, Path)) or Path(source).suffix.lower() != ".npy":
-        return source
-    try:
-        return np.load(source, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{source}: not a NumPy file of numbers ({error})") from error

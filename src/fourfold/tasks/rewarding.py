@@ -12,7 +12,7 @@ import torch
 from fourfold.core.errors import UserError
 from fourfold.core.evaluation import held_out
 from fourfold.core.parts import Split
-from fourfold.core.run import Run
+from fourfold.core.run import Run, model_of
 from fourfold.core.types import Document, Picture, Score, Source, Table
 from fourfold.data.preference_rows import prompt_of
 from fourfold.data.preferences import PreferenceData
@@ -94,7 +94,7 @@ class Rewarding(Looking):
         """
         turns = dialogues(dialogue)
         data = preference_data(run)
-        found = rewards_of(_model(run), data.sequences(turns), data.vocabulary.end)
+        found = rewards_of(model_of(run, RewardModel), data.sequences(turns), data.vocabulary.end)
         if len(found) == 1:
             return Score({"reward": found[0]}, {}, ())
         import polars as pl
@@ -151,7 +151,9 @@ def rewards_told(run: Run, data: Any, split: Split) -> Told:
     """The rewards of a split's pairs."""
     compared = data.compared(split)
     sequences = [sequence for each in compared for sequence in each[:2]]
-    found = np.array(rewards_of(_model(run), sequences, data.vocabulary.end)).reshape(-1, 2)
+    found = np.array(
+        rewards_of(model_of(run, RewardModel), sequences, data.vocabulary.end)
+    ).reshape(-1, 2)
     lengths = np.array([int(s.said.sum()) for s in sequences]).reshape(-1, 2)
     margins = np.array([each.margin for each in compared])
     return Told(found[:, 0], found[:, 1], lengths[:, 0], lengths[:, 1], margins)
@@ -233,13 +235,6 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     return (ends - (counts - 1) / 2)[places]
-
-
-def _model(run: Run) -> RewardModel:
-    model = run.model
-    if not isinstance(model, RewardModel):
-        raise TypeError(f"expected RewardModel, got {type(model).__name__}")
-    return model
 
 
 def _told(run: Run) -> Told | None:
