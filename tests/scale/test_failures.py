@@ -54,15 +54,20 @@ def test_a_rank_that_hangs_is_named_with_the_sum_that_waits(
     assert "in the sum of the gradients" in said or "move" in said
 
 
-def test_a_rank_that_is_killed_is_named(nursery: Nursery, tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_rank_that_is_killed_is_named(nursery: Nursery, tmp_path: Path, killed: int) -> None:
+    """Rank 0 too, which takes the place where ranks meet with it."""
     folder = tmp_path / "run"
     children = nursery.ranks(2, ["fit", "faulty", "--data.pause", "0.01", "--steps", "2000", "--out", folder])  # fmt: skip
     children[0].until(lambda: lines(folder) > 5)
-    children[1].kill()
+    children[killed].kill()
     began = time.monotonic()
-    assert children[0].wait() == 1 and time.monotonic() - began < ENDED
-    assert "rank 1" in children[0].stderr and "is gone" in children[0].stderr
-    assert "Traceback" not in children[0].stderr
+    left = children[1 - killed]
+    assert left.wait() == 1 and time.monotonic() - began < ENDED
+    said = [line for line in left.stderr.splitlines() if line.startswith("fourfold: ")]
+    assert len(said) == 1 and f"rank {killed}" in said[0] and "is gone" in said[0], left.stderr
+    assert f"rank {1 - killed} waited" in said[0]
+    assert "Traceback" not in left.stderr
     assert nursery.run(["fit", "--resume", folder, "--steps", "20"]).code == 0
 
 
@@ -126,6 +131,18 @@ def test_torchrun_shows_the_traceback_of_the_rank_that_failed() -> None:
     assert job.returncode == 1 and time.monotonic() - began < 60
     assert said.count("RuntimeError: this rank fails on purpose") >= 1
     assert "Root Cause" in said and "rank      : 1" in said.split("Root Cause")[1]
+
+
+@pytest.mark.slow
+def test_torchrun_shows_the_sentence_of_wrong_input() -> None:
+    job = torchrun("fit", "rows", "--data.batch", "1", "--out", "run")
+    _, said = job.communicate(timeout=120)
+    assert job.returncode == 1
+    assert said.count("fourfold: 2 processes cannot share a batch of 1") == 1
+    cause = said.split("Root Cause")[1]
+    assert "UserError: 2 processes cannot share a batch of 1" in cause and "File " not in cause, (
+        cause
+    )
 
 
 @pytest.mark.slow

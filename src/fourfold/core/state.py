@@ -366,10 +366,13 @@ def unwritten(folder: Path, step: int, why: str) -> UserError:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that a process killed while writing to a folder has left there."""
+    """Remove what a process killed while writing to a run's folder has left there: files, and parts of checkpoints."""
     for pattern in (".*.tmp", ".tmp*"):  # ours and safetensors' own
         for stale in folder.glob(pattern):
             stale.unlink(missing_ok=True)
+    for pattern in (".*.tmp", ".*.shards"):
+        for stale in (folder / "checkpoints").glob(pattern):
+            shutil.rmtree(stale, ignore_errors=True)
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -86,6 +86,8 @@ class Together(Ranks):
         self._over = threading.Event()
         self._hosts = False
         """Whether the store ends with this process."""
+        self._heard = False
+        """Whether some process has said why it failed."""
         self._lock = threading.Lock()
         hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         self._hosts = rank == 0 and not hosted
@@ -187,8 +189,8 @@ class Together(Ranks):
         try:
             with self._lock:
                 first = self._notes.compare_set("failed", "", mine).decode() == mine
-        except RuntimeError:
-            return not isinstance(error, Lost)
+        except RuntimeError:  # the store is gone: only who has heard why ends in silence
+            return not (isinstance(error, Lost) and self._heard)
         if first:
             _record(error)
         self._linger()
@@ -224,7 +226,10 @@ class Together(Ranks):
                     return None
                 rank, said = json.loads(self._notes.get("failed"))
         except RuntimeError:
-            return "the store is gone with the process that held it"
+            return (
+                "rank 0 is gone, or torchrun on its machine, and with it the place where ranks meet"
+            )
+        self._heard = True
         return None if rank == self.rank else f"rank {rank}: {said}"
 
     def _seen(self) -> list[dict[str, Any] | None]:
@@ -244,7 +249,7 @@ class Together(Ranks):
         first, began = self._seen(), time.monotonic()
         while (spent := time.monotonic() - began) < GRACE / 2:
             if other := self._other():
-                return other
+                return f"{other}; rank {self.rank} waited in {what}"
             for rank, (was, seen) in enumerate(zip(first, self._seen(), strict=True)):
                 if rank == self.rank or seen != was or spent <= 4 * BEAT:  # clocks may differ
                     continue
@@ -288,7 +293,7 @@ class Together(Ranks):
                 late.append(f"rank {rank} ({seen['host']}), after step {seen['step']}, {doing}")
         sentence = (
             f"rank {self.rank} waited {seconds:.0f} s in {what}, after step {self.step}; not there: "
-            f"{'; '.join(late) or 'no one: the network may be cut'} (--parallel.timeout is {self.timeout:g})"
+            f"{'; '.join(late) or 'no one, all wait in it: the network or a disk may hang'} (--parallel.timeout is {self.timeout:g})"
         )
         _end(f"fourfold: {sentence}" if self.failed(Lost(sentence)) else None)
 
@@ -301,12 +306,21 @@ def _end(sentence: str | None) -> None:
 
 
 def _record(error: BaseException) -> None:
-    """For torchrun's own report: the failure that was the first."""
-    if os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+    """For torchrun's own report: the failure that was the first; of one that is no fault of the program its sentence."""
+    if not os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        return
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-        with contextlib.suppress(OSError):
-            get_error_handler().record_exception(error)
+    handler = get_error_handler()
+    with contextlib.suppress(OSError):
+        if not isinstance(error, (UserError, Lost)):
+            handler.record_exception(error)
+            return
+        try:
+            raise (Lost if isinstance(error, Lost) else UserError)(str(error)) from None
+        except (UserError, Lost) as told:  # recorded is the traceback of the error that is handled
+            told.__traceback__ = None
+            handler.record_exception(told)
 
 
 def _versions() -> dict[str, str]:

@@ -65,7 +65,7 @@ class Shards:
         self.place = folder / f".{step:09d}.shards"
         if ranks.main:
             shutil.rmtree(self.place, ignore_errors=True)
-            self.place.mkdir(parents=True)
+            self._now(lambda: self.place.mkdir(parents=True))
         ranks.gather("made")
         writer = HuggingFaceStorageWriter(str(self.place), save_distributed=True)
         logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
@@ -86,14 +86,21 @@ class Shards:
         return {p.name: _digest(p) for p in self.place.glob(f"shard-{self.ranks.rank + 1:05d}-*")}
 
     def _now(self, write: Callable[[], Any]) -> None:
-        """Write; where some process had no room, that is said."""
+        """Write; where some process had no room, that is said. Torch's own error is no Exception: others could not be told."""
         try:
             write()
+        except OSError as error:
+            raise self._said(error, self.ranks.rank) from error
         except CheckpointException as error:
-            for found, _ in error.failures.values():
-                if why := refused(found):
-                    raise unwritten(self.folder, self.step, why) from found
-            raise
+            rank, (found, _) = next(iter(error.failures.items()))
+            raise self._said(found, rank) from error
+
+    def _said(self, found: BaseException, rank: int) -> Exception:
+        if why := refused(found):
+            return unwritten(self.folder, self.step, why)
+        return OSError(
+            f"rank {rank} could not write its part of {self.folder / f'{self.step:09d}'}: {found!r}"
+        )
 
     def end(self, mine: dict[str, str]) -> None:
         """Make of the files of all processes a checkpoint; all call this."""
