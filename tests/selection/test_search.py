@@ -244,8 +244,16 @@ def test_several_processes_share_a_study(tmp_path: Path) -> None:
     assert not (tmp_path / "a/search.db").exists()
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "(sqlite3.OperationalError) table studies already exists",
+        "(sqlite3.IntegrityError) UNIQUE constraint failed: alembic_version.version_num",
+        "(psycopg2.errors.UniqueViolation) duplicate key value violates unique constraint",
+    ],
+)
 def test_a_study_that_another_process_begins_at_the_same_moment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
 ) -> None:
     import optuna
 
@@ -254,7 +262,7 @@ def test_a_study_that_another_process_begins_at_the_same_moment(
     def late(**options: Any) -> Any:
         if len(failed) < 2:
             failed.append(1)
-            raise RuntimeError("(sqlite3.OperationalError) table studies already exists")
+            raise RuntimeError(said)
         return plain(**options)
 
     monkeypatch.setattr(optuna, "create_study", late)

@@ -35,6 +35,8 @@ WHY = "why"
 INTERRUPTED = "interrupted"
 TRIES = 5
 """Times that a database is opened where another process makes its tables."""
+MADE_BY_ANOTHER = ("already exists", "unique constraint", "duplicate", "database is locked")
+"""What SQLite, PostgreSQL and MySQL say to the one that comes second."""
 DRIVERS = {"postgresql": "psycopg2-binary", "mysql": "pymysql, and write mysql+pymysql://"}
 MEASURE = "measure"
 """Name of what trials are compared by, in the study's attributes."""
@@ -79,7 +81,8 @@ def open_study(plan: Plan) -> optuna.Study:
         except Exception as error:  # SQLAlchemy's, the driver's and Optuna's own
             line = str(error).strip().splitlines()[0]
             # another process makes the same tables at the same moment: they are there the next time
-            if "already exists" in line and attempt + 1 < TRIES:
+            second = any(words in line.lower() for words in MADE_BY_ANOTHER)
+            if second and attempt + 1 < TRIES:
                 time.sleep(0.2 * (attempt + 1))
                 continue
             if "DB access module" in line:
