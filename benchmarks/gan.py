@@ -19,14 +19,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import fourfold
 from benchmarks.side_by_side import alternate, keep, medians, ratio
-from fourfold import api
+from fourfold import api, fitting
 from fourfold.core.run import Run
 from fourfold.optimizers.search import Search
 
 
 def ready() -> Run:
     run = Run(api.configure("gan", {"steps": 1_000_000}))
-    api._begin(run, None, None)
+    fitting.begin(run, None, None)
     run.model.train()
     return run
 

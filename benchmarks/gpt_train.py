@@ -25,7 +25,7 @@ import torch
 import fourfold
 from benchmarks.nanogpt import NanoGPT, train, whole_loss
 from benchmarks.side_by_side import alternate, data_file, keep, medians, ratio
-from fourfold import api
+from fourfold import api, fitting
 from fourfold.core.run import Run
 from fourfold.optimizers.search import Search
 
@@ -64,7 +64,7 @@ def our_search(shape: str, batch: int, algorithm: str = "muon") -> Search:
     options["optimizer.algorithm"] = algorithm
     run = Run(api.configure("gpt", options))
     source = str(data_file("tinyshakespeare/input.txt"))
-    api._begin(run, source, None)
+    fitting.begin(run, source, None)
     run.model.train()
     return Search(run.system.optimizer, run.objective, run.model, run.data, run)  # type: ignore[arg-type]
 

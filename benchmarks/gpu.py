@@ -26,7 +26,7 @@ import torch
 import fourfold
 from benchmarks import word2vec_text
 from benchmarks.side_by_side import keep
-from fourfold import api
+from fourfold import api, fitting
 from fourfold.core.console import Silent
 from fourfold.core.parts import Batch, Data, Split
 from fourfold.core.run import Run
@@ -255,7 +255,7 @@ def rolled(shape: Shape, device: str, seconds: float) -> dict[str, Any]:
     run = Run(
         api.configure("rlhf", {k: v for k, v in given.items() if v is not None}), device=device
     )
-    api._begin(run, rows, None)
+    fitting.begin(run, rows, None)
     for model in (run.model, run.objective._state.model):  # type: ignore[attr-defined]
         model.initialize()  # from nothing the output is zero, and answers would end anywhere
     run.model.train()

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.side_by_side import data_file
 from benchmarks.trainers import apart, by_fastest, clock, in_turn, measured, ours_timed
-from fourfold import api
+from fourfold import api, fitting
 from fourfold.core.run import Run
 from fourfold.models.bert_folder import load_bert, save_bert
 
@@ -43,7 +43,7 @@ def begun(**options: Any) -> Run:
         "optimizer.evaluate_every": "100%", "optimizer.checkpoint_every": "1000m", **options,
     }  # fmt: skip
     run = Run(api.configure("bert", given))
-    api._begin(run, str(data_file(TEXT)), None)
+    fitting.begin(run, str(data_file(TEXT)), None)
     return run
 
 

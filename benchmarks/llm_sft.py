@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.side_by_side import data_file
 from benchmarks.trainers import apart, by_fastest, clock, in_turn, measured, ours_timed
-from fourfold import api
+from fourfold import api, fitting
 from fourfold.core.run import Run
 from fourfold.models.adapters import give
 from fourfold.models.families import load_model, save_model
@@ -47,7 +47,7 @@ def begun(**options: Any) -> Run:
         "optimizer.evaluate_every": "100%", "optimizer.checkpoint_every": "1000m", **options,
     }  # fmt: skip
     run = Run(api.configure("sft", {k: v for k, v in given.items() if v is not None}))
-    api._begin(run, str(data_file(CONVERSATIONS)), None)
+    fitting.begin(run, str(data_file(CONVERSATIONS)), None)
     return run
 
 

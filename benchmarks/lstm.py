@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.side_by_side import alternate, data_file, keep, medians, ratio
-from fourfold import api
+from fourfold import api, fitting
 from fourfold.core.run import Run
 from fourfold.optimizers.search import Search
 
@@ -82,7 +82,7 @@ def configured(objective: str, **options: Any) -> Run:
         },
     )  # fmt: skip
     run = Run(system)
-    api._begin(run, str(path), None)
+    fitting.begin(run, str(path), None)
     run.model.train()
     return run
 

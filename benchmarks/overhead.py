@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.side_by_side import alternate, data_file, keep, medians, ratio
-from fourfold import api
+from fourfold import api, fitting
 from fourfold.core.parts import Batch, Data, Move, Objective, Split
 from fourfold.core.run import Run
 from fourfold.data.loading import Indexed
@@ -175,7 +175,7 @@ def items(steps: int = 2000) -> dict[str, float]:
 def demo(rounds: int = 5, steps: int = 20) -> dict[str, Any]:
     """The share that `Gradient` adds on the demo GPT."""
     run = Run(api.configure("gpt", {"data.unit": "character"}))
-    api._begin(run, str(data_file("tinyshakespeare/input.txt")), None)
+    fitting.begin(run, str(data_file("tinyshakespeare/input.txt")), None)
     model, objective = run.model, run.objective
     dtype = chosen("auto", model, run.device)
 

@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.side_by_side import data_file, keep
 from benchmarks.trainers import apart, by_fastest, clock, in_turn, measured, ours_timed
-from fourfold import api
+from fourfold import api, fitting
 from fourfold.core.run import Run
 from fourfold.models.families import save_model
 
@@ -86,9 +86,9 @@ def begun(folder: Path, system: str, source: str, **options: Any) -> Run:
     other = Run.open(folder / "base")
     cls = api.load_system(system)
     kept = {k: v for k, v in given.items() if v is not None}
-    run = Run(api.configure(cls, kept, None, api._base(cls, other)))
+    run = Run(api.configure(cls, kept, None, fitting.base_of(cls, other)))
     run.about["from"] = str(folder / "base")
-    api._begin(run, str(data_file(source)), None)
+    fitting.begin(run, str(data_file(source)), None)
     return run
 
 

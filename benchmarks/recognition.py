@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.side_by_side import keep
-from fourfold import api
+from fourfold import api, fitting
 from fourfold.core.run import Run
 from fourfold.data.labelled_images import LabelledImageData, LabelledImages
 from fourfold.models.cnn import ConvNet
@@ -236,7 +236,7 @@ def _ours(
     system: Recognizer, images: np.ndarray, labels: np.ndarray, seconds: float
 ) -> tuple[float, float]:
     run = Run(api.configure(system, {"steps": 1_000_000, "batch": 128}))
-    api._begin(run, (images, labels), None)
+    fitting.begin(run, (images, labels), None)
     run.model.train()
     search = Search(run.system.optimizer, run.objective, run.model, run.data, run)  # type: ignore[arg-type]
     began = last = time.process_time()

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.side_by_side import alternate, data_file, keep, medians, ratio
-from fourfold import api
+from fourfold import api, fitting
 from fourfold.core.run import Run
 from fourfold.data.pairs import PairData, pair_data
 from fourfold.models.decoding import Search, by_length, greedy
@@ -63,7 +63,7 @@ def begun(algorithm: str = "adamw") -> Run:
         "optimizer.steps": 1_000_000, "optimizer.lr": 0.02 if algorithm == "muon" else 1e-3, "optimizer.arguments": {},
     }  # fmt: skip
     run = Run(api.configure("transformer", options))
-    api._begin(run, pairs(), None)
+    fitting.begin(run, pairs(), None)
     return run
 
 

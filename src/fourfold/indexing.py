@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fourfold import api
+from fourfold import api, fitting
 from fourfold.core.console import Console
 from fourfold.core.errors import UserError
 from fourfold.core.options import merge
@@ -93,7 +93,7 @@ def _opened(out: Any, options: dict[str, Any], console: Console | None) -> Run:
     if console is not None:
         run.console = console
     changed = merge(type(run.system), options, base=run.system)
-    for path, before, after in api.differences(run.system.model_dump(), changed.model_dump()):
+    for path, before, after in fitting.differences(run.system.model_dump(), changed.model_dump()):
         raise UserError(
             f"{out}: was made with {path} {before!r}, not {after!r}; leave the option out, or make another: --out"
         )

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fourfold import api
+from fourfold import api, fitting
 from fourfold.core.errors import Interrupted, UserError
 from fourfold.core.evaluation import measure
 from fourfold.core.options import options, parts_of
@@ -266,7 +266,7 @@ def check_accumulation(system: type[System], folder: Path) -> None:
             },
         )
         run = Run(configured, seed=0)
-        api._begin(run, source, None)
+        fitting.begin(run, source, None)
         run.system.optimizer.minimize(run.objective, run.model, run.data, run)
         results.append(_weights(run))
     for name in results[0]:
@@ -294,7 +294,7 @@ def check_weightless(system: type[System], folder: Path) -> None:
     if not isinstance(toy.optimizer, Gradient):
         return
     run = Run(toy, seed=0)
-    api._begin(run, source, None)
+    fitting.begin(run, source, None)
     objective = _Weightless()
     objective.__dict__["inner"] = run.objective
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fourfold import api
+from fourfold import api, fitting
 from fourfold.core.jobs import begin_together, spread_over
 from fourfold.core.ranks import join
 from fourfold.core.run import Run
@@ -42,7 +42,7 @@ def main() -> None:
     parallel = spread_over(ranks, json.loads(sys.argv[1]))
     run = Run(api.configure("gpt", OPTIONS), device="cpu")
     begin_together(run, ranks, parallel)
-    api._begin(run, {"text": [TEXT]}, None)
+    fitting.begin(run, {"text": [TEXT]}, None)
     search = Search(run.system.optimizer, run.objective, run.model, run.data, run)  # type: ignore[arg-type]
     run.model.train()
     batches = search._batches()

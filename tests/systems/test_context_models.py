@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import fourfold
-from fourfold import api
+from fourfold import api, fitting
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.core.system import System
@@ -166,7 +166,7 @@ def test_what_a_node_forgets() -> None:
 
     toy, source = HierarchicalLogBilinear.toy()
     run = Run(toy, seed=0)
-    api._begin(run, source, None)
+    fitting.begin(run, source, None)
     search = Search(toy.optimizer, run.objective, run.model, run.data, run)
     steps = []
     for batches in search._batches():

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 import fourfold
-from fourfold import api
+from fourfold import api, fitting
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.data.text import IGNORE, Text
@@ -102,7 +102,7 @@ def test_a_symbol_from_beyond_the_window_is_remembered_with_a_carried_state_only
 def _begun(**options: Any) -> Run:
     toy, source = LSTM.toy()
     run = Run(api.configure(toy, {"dropout": 0.0, "weight_dropout": 0.0, **options}), seed=0)
-    api._begin(run, source, None)
+    fitting.begin(run, source, None)
     return run
 
 

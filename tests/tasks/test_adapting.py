@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 import fourfold
-from fourfold import api
+from fourfold import api, fitting
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.core.state import load_state
@@ -117,7 +117,7 @@ def test_a_run_with_adapters_is_begun_from_again(lora: Path, tmp_path: Path) -> 
         run = Run(
             api.configure("gpt", {**FAST, **options}, base=old.system), about={"from": str(lora)}
         )
-        api._begin(run, OTHER, None)
+        fitting.begin(run, OTHER, None)
         run.model.eval()
         return run
 

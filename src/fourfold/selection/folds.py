@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourfold import api
+from fourfold import api, fitting
 from fourfold.core.console import Console, Silent
 from fourfold.core.errors import Interrupted, UserError
 from fourfold.core.folders import new_folder
@@ -245,7 +245,7 @@ def _changed(before: System, after: System) -> Iterator[str]:
     if type(before) is not type(after):
         yield f"system {before.name}"
         return
-    for path, was, now in api.differences(before.model_dump(), after.model_dump()):
+    for path, was, now in fitting.differences(before.model_dump(), after.model_dump()):
         yield f"{path} {was!r}, now {now!r}"
 
 
