@@ -24,6 +24,7 @@ from fourfold.core.state import (
     remove_leftovers,
     save_checkpoint,
 )
+from fourfold.core.together import another_group
 from fourfold.optimizers import saving
 from fourfold.optimizers.saving import Saving
 from fourfold.optimizers.shards import load_shards
@@ -134,6 +135,13 @@ def test_parts_are_written_as_they_were(
     found = load_shards(last, load_state(last / "state.safetensors"))
     assert torch.equal(found["w"], torch.arange(6.0)) and torch.equal(found["tied"], found["w"])
     assert torch.equal(found["own"], torch.arange(3.0))
+
+
+def test_groups_wait_longer_than_anyone_asks(spread: DTensor) -> None:
+    """Torch's own limits, 10 and 30 minutes, would end sums before --parallel.timeout names who is missing."""
+    for group in (another_group(), another_group("gloo")):
+        limit = group._get_backend(torch.device("cpu")).options._timeout
+        assert limit.total_seconds() > 86_400
 
 
 @pytest.mark.parametrize("beside", [False, True])

@@ -31,6 +31,8 @@ BEAT = 0.5
 """Seconds between two notes of where a process is."""
 GRACE = 10.0
 """Seconds in which a process ends by itself once another has failed."""
+LONG = timedelta(days=7)
+"""What torch's own sums wait: hangs are named long before, after --parallel.timeout."""
 JOINING = 300.0
 """Seconds in which all processes must have come."""
 
@@ -39,6 +41,12 @@ def meet() -> Ranks:
     """Meet the processes that the environment speaks of; see `ranks.join`."""
     size, rank = _whole("WORLD_SIZE"), _whole("RANK")
     return Together(rank, size)
+
+
+def another_group(backend: str | None = None) -> dist.ProcessGroup:
+    """All processes once more, for sums that must not meet others'; all call this."""
+    group: dist.ProcessGroup = dist.new_group(backend=backend, timeout=LONG)
+    return group
 
 
 def _whole(name: str) -> int:
@@ -102,7 +110,7 @@ class Together(Ranks):
                 store=PrefixStore(f"{prefix}/groups", store),
                 rank=rank,
                 world_size=size,
-                timeout=timedelta(hours=2),  # hangs are named by the thread below, long before
+                timeout=LONG,
             )
         except (dist.DistError, RuntimeError) as error:
             detail = str(error).splitlines()[0]

@@ -19,6 +19,7 @@ from fourfold.core.parts import Batch, Data, Objective
 from fourfold.core.ranks import Ranks
 from fourfold.core.run import Run
 from fourfold.core.shares import Share, SharedBatch, rows_from, rows_of, share_of
+from fourfold.core.together import another_group
 from fourfold.optimizers import rank_modules
 from fourfold.optimizers.reducer import Reducer
 
@@ -49,7 +50,7 @@ class DataParallel:
         self.spread = spread
         self.objective, self.model, self.data, self.run = objective, model, data, run
         self.device = run.device
-        self.group = dist.new_group() if spread is None else spread.data_group
+        self.group = another_group() if spread is None else spread.data_group
         self.rank = spread.data_rank if spread else self.ranks.rank
         self.size = spread.data_size if spread else self.ranks.size
         """Of the processes that take different rows."""

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 
 from fourfold.core.device import available_memory
 from fourfold.core.ranks import Ranks
 from fourfold.core.state import bytes_of, copied, save_checkpoint
+from fourfold.core.together import another_group
 
 if TYPE_CHECKING:
     from fourfold.optimizers.shards import Shards
@@ -37,7 +37,7 @@ class Saving:
     def __init__(self, folder: Path | None, ranks: Ranks, parts: bool) -> None:
         self.folder, self.ranks, self.parts = folder, ranks, parts
         # what processes say while they write must not meet what they say of their steps
-        self.group = dist.new_group(backend="gloo") if parts else None
+        self.group = another_group("gloo") if parts else None
         self.pool: ThreadPoolExecutor | None = None
         self.writing: Future[Any] | None = None
         self.shards: Shards | None = None
