@@ -69,6 +69,12 @@ def machine() -> dict[str, Any]:
     }
 
 
+def kept(name: str) -> dict[str, Any]:
+    """What `results/<name>.json` holds by now: sections with a result each."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def keep(name: str, result: dict[str, Any], *, module: str | None = None) -> None:
     """Write `results/<name>.json`: the result, the command and the machine; sections made apart are merged.
 
@@ -76,7 +82,7 @@ def keep(name: str, result: dict[str, Any], *, module: str | None = None) -> Non
     """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    before = json.loads(path.read_text()) if path.exists() else {}
+    before = kept(name)
     command = f"python -m benchmarks.{module or name} {shlex.join(sys.argv[1:])}".strip()
     sections = {
         key: {"result": value, "command": command, "machine": machine()}

@@ -49,6 +49,18 @@ def test_unequal_weights_give_the_same_steps(nursery: Nursery, tmp_path: Path) -
     assert_alike(tmp_path / "1", tmp_path / "3", 1e-5)
 
 
+def test_a_controller_hears_all_processes(nursery: Nursery, tmp_path: Path) -> None:
+    """The KL that moves its weight is that of the whole batch, of which the two have 16 and 15 images."""
+    arguments = ["fit", "control-vae", "--network", "dense", "--hidden", "16", "--latents", "4", "--batch", "31",
+                 "--goal", "0.05", "--optimizer.control.integral", "0.01", "--optimizer.control.most", "10", *OFTEN,
+                 "--lr", "3e-3", "--steps", "24"]  # fmt: skip
+    assert nursery.run([*arguments, "--out", tmp_path / "1"]).code == 0
+    nursery.together(2, [*arguments, "--out", tmp_path / "2"])
+    assert_alike(tmp_path / "1", tmp_path / "2", 1e-4)
+    betas = [value for (_, name), value in measures(tmp_path / "2").items() if name == "beta"]
+    assert len(set(betas)) > 20
+
+
 def test_a_run_goes_on_on_any_number_of_processes(nursery: Nursery, tmp_path: Path) -> None:
     arguments = ["fit", "duel", "--dropout", "0", "--schedule", "constant", "--warmup", "0"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"

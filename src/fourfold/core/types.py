@@ -18,6 +18,10 @@ Source = Annotated[Any, SOURCE]
 None means the system's own test split or embedded default."""
 
 
+ROWS = "rows"
+Rows = Annotated[Any, SOURCE, ROWS]
+"""Examples that are rows of a table whatever the system reads, as what `encode` wrote: a table's path, a frame, an array."""
+
 RUN = "run"
 RunName = Annotated[str, RUN]
 """Another run: its folder, `ollama:NAME`, a server's address, a GGUF file. On the command line and from Python only:

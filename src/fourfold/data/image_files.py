@@ -167,7 +167,10 @@ def _read_path(path: Path, notes: list[str]) -> Found:
 
         return list(listed(path))
     if path.suffix.lower() in SOUND_SUFFIXES:
-        return _labelled([(PurePosixPath(path.name), path)], str(path.parent), notes)
+        from fourfold.data.sound_images import clips_as_images
+
+        ((_, png),) = clips_as_images([(path, path)], "", notes)
+        return [ImageFile(str(path), png)]
     # any other file was named by the user: it is tried as an image, whatever its suffix
     return [ImageFile(str(path), path)]
 

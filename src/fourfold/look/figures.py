@@ -168,6 +168,7 @@ def grid(
     title: str,
     *,
     columns: int | None = None,
+    rows: int | None = None,
     caption: str = "",
     labels: Sequence[str] | None = None,
     width: int = 640,
@@ -179,6 +180,7 @@ def grid(
             NaN is drawn as magenta), C = 1 or 3; or uint8 in [0, 255].
         title: for the report; it is not drawn.
         columns: images a row; None means as square as it goes.
+        rows: of equal length, in place of columns.
         caption: for the report.
         labels: one for each image, written below it.
         width: the least width of the picture in pixels; small images are enlarged towards it.
@@ -190,6 +192,7 @@ def grid(
     count, height, wide, _ = pixels.shape
     if labels is not None and len(labels) != count:
         raise ValueError(f"grid expects one label for each image, got {len(labels)} for {count}")
+    columns = count // rows if rows else columns
     columns = min(columns or math.ceil(math.sqrt(count)), count)
     rows = math.ceil(count / columns)
     scale = max(1, round(width / (columns * (wide + GAP))))

@@ -88,7 +88,7 @@ def prepare(
 
 def _content(item: Field, value: Any, system: System, limits: Limits, scratch: Scratch) -> Any:
     if item.kind == "source":
-        return _source(value, system, limits, scratch, item.name)
+        return _source(value, item.reads, system, limits, scratch, item.name)
     if item.kind == "document":
         return _text(value, item.name)
     if item.kind == "image":
@@ -100,15 +100,17 @@ def _content(item: Field, value: Any, system: System, limits: Limits, scratch: S
     return _file(value, scratch, item.name)
 
 
-def _source(value: Any, system: System, limits: Limits, scratch: Scratch, name: str) -> Any:
-    if system.reads == "table":
+def _source(
+    value: Any, reads: str, system: System, limits: Limits, scratch: Scratch, name: str
+) -> Any:
+    if reads == "table":
         return _table(value, limits, scratch, name)
-    if system.reads == "text":
+    if reads == "text":
         many = value if isinstance(value, list) else [value]
         if not many:
             raise UserError(f"{name}: has no texts")
         return {getattr(system.data, "field", "text"): [_text(v, name) for v in many]}
-    if system.reads in ("images", "boxes"):
+    if reads in ("images", "boxes"):
         many = value if isinstance(value, list) else [value]
         if not many:
             raise UserError(f"{name}: has no images")
@@ -116,7 +118,7 @@ def _source(value: Any, system: System, limits: Limits, scratch: Scratch, name: 
     # what the system reads is its own affair: the content goes into files, whose names are ours
     many = value if isinstance(value, list) else [value]
     # of pairs one content is a table of both sides, two are the sides line by line
-    suffix = ".tsv" if system.reads == "pairs" and len(many) == 1 else ".txt"
+    suffix = ".tsv" if reads == "pairs" and len(many) == 1 else ".txt"
     files = [str(_file(v, scratch, f"{name}-{i}", suffix)) for i, v in enumerate(many)]
     return files[0] if len(files) == 1 else files
 

@@ -110,7 +110,7 @@ class Document:
         contents[FORM] = {
             "schema": {"type": "object", "properties": properties, "required": required}
         }
-        if content[0].kind == "source" and form.reads == "table":
+        if content[0].reads == "table":
             contents |= {kind: {"schema": {"type": "string"}} for kind in TABLE_TYPES}
         return contents
 
@@ -133,15 +133,15 @@ class Document:
     def _value(self, info: RunInfo, item: Field, form: VerbForm) -> Any:
         if item.choices:
             return item.choices[0]
-        if item.kind == "source" and form.reads == "table":
+        if item.reads == "table":
             return [_row(info)]
         one: Any = {
             "integer": max(item.minimum or 0, min(1, item.maximum or 1)), "number": item.minimum or 1.0,
             "boolean": True, "array": [0.0, 1.0], "image": DOT, "json": {}, "audio": "",
         }.get(item.kind, "It was the best of times.")  # fmt: skip
-        if item.kind == "source" and form.reads in ("images", "boxes"):
+        if item.reads in ("images", "boxes"):
             one = DOT
-        if item.kind == "source" and form.reads == "pairs":
+        if item.reads == "pairs":
             one = "7\tseven"
         return [one] if item.many and not item.single else one
 

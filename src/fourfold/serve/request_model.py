@@ -81,7 +81,7 @@ def _annotation(form: VerbForm, item: Field) -> Any:
         return item.annotation
     plain: Any = {
         "document": TEXTS,
-        "source": SOURCES.get(form.reads, TEXTS),
+        "source": SOURCES.get(item.reads, TEXTS),
         "array": float | list[Any],
         "path": TEXTS,
         "image": ENCODED,

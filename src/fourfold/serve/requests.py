@@ -115,24 +115,24 @@ def _words(form: VerbForm, body: bytes) -> dict[str, Any]:
 def _content(form: VerbForm, kind: str, body: bytes, query: Mapping[str, str]) -> dict[str, Upload]:
     """A body that is the content of the verb's one content field."""
     fields = [f for f in form.fields if f.kind in CONTENT and f.name not in query]
-    if not fields or not _readable(fields[0], form, kind):
+    if not fields or not _readable(fields[0], kind):
         known = ["application/json", FORM]
-        known += list(TABLE_TYPES) if form.reads == "table" and fields else []
+        known += list(TABLE_TYPES) if fields and fields[0].reads == "table" else []
         raise UnknownType(f"{kind[:80]}: {form.verb} takes {', '.join(known)}")
     field = fields[0]
     upload = Upload("", body, kind)
     return {field.name: [upload] if field.many and not field.single else upload}  # type: ignore[dict-item]
 
 
-def _readable(field: Field, form: VerbForm, kind: str) -> bool:
+def _readable(field: Field, kind: str) -> bool:
     """Whether a media type can be the content of a field."""
     if kind == "application/octet-stream":
         return True
     family = kind.split("/")[0]
     if field.kind in ("image", "audio"):
         return family == field.kind
-    if field.kind == "source" and form.reads == "table":
+    if field.reads == "table":
         return kind in TABLE_TYPES
-    if field.kind == "source" and form.reads in ("images", "boxes"):
+    if field.reads in ("images", "boxes"):
         return family == "image"
     return family == "text"

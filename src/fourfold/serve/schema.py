@@ -19,7 +19,7 @@ from fourfold.core.errors import UserError, nearest
 from fourfold.core.options import admits_none, hints, literal_choices
 from fourfold.core.signatures import argument_help, marks, takes_many
 from fourfold.core.system import System, verbs
-from fourfold.core.types import AUDIO, DOCUMENT, RUN, SOURCE
+from fourfold.core.types import AUDIO, DOCUMENT, ROWS, RUN, SOURCE
 
 Kind = Literal[
     "text", "document", "source", "integer", "number", "boolean", "choice", "array", "path",
@@ -74,6 +74,8 @@ class Field:
     """Whether None is a value."""
     parameter: str = ""
     """The name in Python."""
+    reads: str = ""
+    """Of a source, what it holds: "table", "text", "images", ..."""
     annotation: Any = field(default=Any, repr=False, compare=False)
 
 
@@ -91,7 +93,7 @@ class VerbForm:
     writes: bool = False
     """Whether it writes files, into a folder that the server names."""
     reads: str = ""
-    """What its system reads: "table", "text", "images", ...; says what a source is."""
+    """What its system reads: "table", "text", "images", ..."""
     system: str = ""
 
     def field(self, name: str) -> Field:
@@ -136,9 +138,10 @@ def _describe(cls: type[System], verb: str, most: tuple[tuple[str, int], ...]) -
     for parameter in list(inspect.signature(method).parameters.values())[2:]:
         if RUN in marks(annotations[parameter.name]):
             continue  # what a server opens is its owner's to say
-        made = _field(method, parameter, annotations[parameter.name], dict(most))
+        made = _field(method, parameter, annotations[parameter.name], dict(most), cls.reads)
         if made.kind == "path" and made.name == "out":
-            writes = True  # the server says where to
+            # the server says where to; where there is an answer without any file, that one is given
+            writes = not _said(method).endswith("|Path")
         else:
             fields.append(made)
     result, streams = _result(method)
@@ -150,12 +153,14 @@ def _describe(cls: type[System], verb: str, most: tuple[tuple[str, int], ...]) -
 
 
 def _field(
-    method: Any, parameter: inspect.Parameter, annotation: Any, most: Mapping[str, int]
+    method: Any, parameter: inspect.Parameter, annotation: Any, most: Mapping[str, int], reads: str
 ) -> Field:
     required = parameter.default is inspect.Parameter.empty
     default = None if required else parameter.default
     text = argument_help(method, parameter.name)
-    return field_of(parameter.name, annotation, default, required=required, help=text, most=most)
+    return field_of(
+        parameter.name, annotation, default, required=required, help=text, most=most, reads=reads
+    )
 
 
 def field_of(
@@ -166,6 +171,7 @@ def field_of(
     required: bool = False,
     help: str = "",
     most: Mapping[str, int] | None = None,
+    reads: str = "",
 ) -> Field:
     """A field of any typed value: an argument of a verb, an option of a system.
 
@@ -176,6 +182,7 @@ def field_of(
         required: whether one must be given.
         help: what it means.
         most: upper bounds of whole numbers by name.
+        reads: what the system reads.
     """
     name = parameter.rstrip("_")
     kind = _kind(annotation)
@@ -192,7 +199,8 @@ def field_of(
     optional = type(None) in members or (Any not in members and admits_none(annotation))
     return Field(
         name, kind, required, default, tuple(_choices(annotation)), low, high, many, help,
-        not many or _single(annotation), optional, parameter, annotation,
+        not many or _single(annotation), optional, parameter,
+        "" if kind != "source" else "table" if ROWS in marks(annotation) else reads, annotation,
     )  # fmt: skip
 
 
@@ -285,11 +293,16 @@ RESULTS: dict[str, Result] = {
 }  # fmt: skip
 
 
-def _result(method: Any) -> tuple[Result, bool]:
-    """What a verb returns, by the words of its annotation: they may name what is imported late."""
+def _said(method: Any) -> str:
+    """The words of a verb's annotation, without spaces."""
     said = method.__annotations__.get("return", "")
     words = said if isinstance(said, str) else getattr(said, "__name__", str(said))
-    words = words.replace(" ", "")
+    return words.replace(" ", "")
+
+
+def _result(method: Any) -> tuple[Result, bool]:
+    """What a verb returns, by the words of its annotation: they may name what is imported late."""
+    words = _said(method).removesuffix("|Path")
     outer, _, inner = words.partition("[")
     if outer in ("Iterator", "Generator", "Iterable") and inner.startswith("str"):
         return "text", True

@@ -26,7 +26,7 @@ from fourfold.core.evaluation import held_out
 from fourfold.core.parts import Data
 from fourfold.core.run import Run
 from fourfold.core.system import system
-from fourfold.core.types import Picture, Score, Source
+from fourfold.core.types import Picture, Rows, Score, Source
 from fourfold.data.images import ImageData, Images
 from fourfold.look.figures import grid
 from fourfold.models.autoencoder import Autoencoder
@@ -68,7 +68,7 @@ class DenoisingSystem(ImageLatents):
         data = images_of(run.data.reopen(source, seed=run.seed, whole=True))
         return images_out(decoded(run, codes_of(run, data, "test")), "Without noise", out)
 
-    def evaluate(self, run: Run, source: Source = None, *, factors: Source = None) -> Score:
+    def evaluate(self, run: Run, source: Source = None, *, factors: Rows = None) -> Score:
         """Error of images that were spoiled, before and after, and of clean ones; with known factors as `vae` has it.
 
         Args:
@@ -84,14 +84,14 @@ class DenoisingSystem(ImageLatents):
 
     def preview(self, run: Run) -> Picture:
         """Images, below them as they were spoiled, below that what comes back."""
-        return grid(_rows(run, 8), "Denoised", columns=8)
+        return grid(_rows(run, 8), "Denoised", rows=3)
 
     def pictures(self, run: Run) -> Iterator[Picture]:
         """Denoised images, and what every autoencoder shows."""
         caption = (
             "Above: held-out images. Then: spoiled. Below: what comes back of the spoiled ones."
         )
-        yield grid(_rows(run, 10), "Denoised", columns=10, caption=caption)
+        yield grid(_rows(run, 10), "Denoised", rows=3, caption=caption)
         yield from super().pictures(run)
 
     @classmethod

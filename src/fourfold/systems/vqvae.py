@@ -31,7 +31,7 @@ from fourfold.core.evaluation import held_out, measure
 from fourfold.core.parts import Data
 from fourfold.core.run import Run, model_of
 from fourfold.core.system import system
-from fourfold.core.types import Picture, Score, Source, Table
+from fourfold.core.types import Picture, Rows, Score, Source, Table
 from fourfold.data.images import Images
 from fourfold.look.figures import grid, picture, subplots
 from fourfold.models.code_context import CodeContext
@@ -157,7 +157,7 @@ class VectorQuantized(Looking):
         codes = torch.cat(found).numpy()
         return latent_table(codes, "code", labels or None, images.names[split])
 
-    def decode(self, run: Run, source: Source, *, out: Path | None = None) -> Picture | Path:
+    def decode(self, run: Run, source: Rows, *, out: Path | None = None) -> Picture | Path:
         """Images of codes: a sheet, or one file each where --out is a folder.
 
         Args:
@@ -235,12 +235,12 @@ class VectorQuantized(Looking):
 
     def preview(self, run: Run) -> Picture:
         """Images above what comes back of them."""
-        return grid(_pairs(run, 8), "Reconstructions", columns=8)
+        return grid(_pairs(run, 8), "Reconstructions", rows=2)
 
     def pictures(self, run: Run) -> Iterator[Picture]:
         """Reconstructions, samples, and how the codebook is used."""
         caption = "Above: held-out images. Below each: what its codes say."
-        yield grid(_pairs(run, 10), "Reconstructions", columns=10, caption=caption)
+        yield grid(_pairs(run, 10), "Reconstructions", rows=2, caption=caption)
         if model_of(run, VQVAE).prior is not None:
             images = _drawn(run, 64, run.generator("report"), 1.0)
             yield grid(images, "Samples", caption="64 samples from the prior, not chosen.")

@@ -20,7 +20,7 @@ from fourfold.core.errors import UserError
 from fourfold.core.evaluation import held_out, measure
 from fourfold.core.parts import Data
 from fourfold.core.run import Run
-from fourfold.core.types import Picture, Score, Source, Table
+from fourfold.core.types import Picture, Rows, Score, Source, Table
 from fourfold.data.images import ImageData, Images
 from fourfold.look.figures import grid
 from fourfold.models.autoencoder import Decoder, Encoder, Network
@@ -91,7 +91,7 @@ class ImageLatents(Looking):
         codes = codes_of(run, images, split).numpy()
         return latent_table(codes, "z", labels or None, images.names[split])
 
-    def decode(self, run: Run, source: Source, *, out: Path | None = None) -> Picture | Path:
+    def decode(self, run: Run, source: Rows, *, out: Path | None = None) -> Picture | Path:
         """Images of latents: a sheet, or one file each where --out is a folder.
 
         Args:
@@ -138,7 +138,7 @@ class ImageLatents(Looking):
         caption = f"Rows, from above: latents {named}, from {span:g} deviations below to {span:g} above; the others stay."  # fmt: skip
         return grid(made, "Traversal", columns=steps, caption=caption)
 
-    def evaluate(self, run: Run, source: Source = None, *, factors: Source = None) -> Score:
+    def evaluate(self, run: Run, source: Source = None, *, factors: Rows = None) -> Score:
         """Reconstruction of held-out images; with known factors, how well latents tell them apart.
 
         Args:
@@ -156,12 +156,12 @@ class ImageLatents(Looking):
 
     def preview(self, run: Run) -> Picture:
         """Images above what comes back of them."""
-        return grid(pairs(run, 8), "Reconstructions", columns=8)
+        return grid(pairs(run, 8), "Reconstructions", rows=2)
 
     def pictures(self, run: Run) -> Iterator[Picture]:
         """Reconstructions, traversals, ways between images, and maps of the latents."""
         caption = "Above: held-out images. Below each: what its latents say."
-        yield grid(pairs(run, 10), "Reconstructions", columns=10, caption=caption)
+        yield grid(pairs(run, 10), "Reconstructions", rows=2, caption=caption)
         yield self.traverse(run)
         data, split, _ = held_out(run)
         images = images_of(data)
@@ -173,8 +173,8 @@ class ImageLatents(Looking):
             yield grid(decoded(run, between(codes)), "Between images", columns=10, caption=caption)
         if len(codes) >= 3:
             labels = labels_of(images, split, MAPPED)
-            yield latent_map(codes.numpy(), labels, "pca")
-            yield latent_map(codes.numpy(), labels, "tsne")
+            yield latent_map(codes.numpy(), labels, images.classes, "pca")
+            yield latent_map(codes.numpy(), labels, images.classes, "tsne")
 
     def tables(self, run: Run) -> Iterator[Table]:
         """The measures of `evaluate`."""

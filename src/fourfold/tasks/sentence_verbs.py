@@ -16,7 +16,7 @@ from torch import Tensor
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Data
 from fourfold.core.run import Run
-from fourfold.core.types import Document, Source, Table
+from fourfold.core.types import Document, Rows, Table
 from fourfold.data.text_lines import TextLinesData
 from fourfold.objectives.diversity import self_bleu
 from fourfold.tasks.comparing import distinct
@@ -81,7 +81,7 @@ class SentenceLatents(Looking):
         table = latent_table(rows.cpu().numpy(), self.prefix)
         return table.with_columns(pl.Series("text", given))
 
-    def decode(self, run: Run, source: Source) -> str:
+    def decode(self, run: Run, source: Rows) -> str:
         """The likeliest sentence of each latent, a line each.
 
         Args:

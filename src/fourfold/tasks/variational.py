@@ -13,7 +13,7 @@ from torch import Tensor
 from fourfold.core.evaluation import held_out, to_device
 from fourfold.core.parts import Data
 from fourfold.core.run import Run
-from fourfold.core.types import Picture, Score, Source, Table
+from fourfold.core.types import Picture, Rows, Score, Source, Table
 from fourfold.data.images import ImageData
 from fourfold.look.figures import grid
 from fourfold.models.variational import LatentDiscriminator, Variational, Watched
@@ -71,7 +71,7 @@ class VariationalLatents(ImageLatents):
         run: Run,
         source: Source = None,
         *,
-        factors: Source = None,
+        factors: Rows = None,
         draws: NonNegativeInt = 64,
     ) -> Score:
         """Reconstruction, the bound and its parts, bits of a pixel's channel; with known factors MIG, DCI, SAP, FactorVAE score.

@@ -135,7 +135,7 @@ class Panel:
         sliders = self.form.result in PICTURES
         for field in fields:
             self.controls[field.name] = Control(
-                field, self.words, self.changed, slider=sliders, reads=self.form.reads,
+                field, self.words, self.changed, slider=sliders, reads=field.reads or self.form.reads,
                 most=self.house.calls.limits.body,
             )  # fmt: skip
 
