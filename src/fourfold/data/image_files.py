@@ -169,7 +169,7 @@ def _read_path(path: Path, notes: list[str]) -> Found:
     if path.suffix.lower() in SOUND_SUFFIXES:
         from fourfold.data.sound_images import clips_as_images
 
-        ((_, png),) = clips_as_images([(path, path)], "", notes)
+        ((_, png),) = clips_as_images([(PurePosixPath(path), path)], "", notes)
         return [ImageFile(str(path), png)]
     # any other file was named by the user: it is tried as an image, whatever its suffix
     return [ImageFile(str(path), path)]

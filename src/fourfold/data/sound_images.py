@@ -66,13 +66,13 @@ def clips_as_images(members: Members, root: str, notes: list[str]) -> Members:
             png = as_png(content if isinstance(content, bytes) else content.read_bytes())
             made.append((path, png))
         except (Unreadable, OSError) as error:
-            faults.append(f"{root}/{path}: {error}")
+            faults.append(f"{PurePosixPath(root, path)}: {error}")
     if not made:
         raise UserError(faults[0] + (f", and {len(faults) - 1} more like it" if faults[1:] else ""))
     if faults:
         notes.append(f"{len(faults)} of {len(members)} recordings left out: {'; '.join(faults[:NAMED])}" + (" ..." if faults[NAMED:] else ""))  # fmt: skip
     notes.append(
-        f"{root}: {len(made):,} recordings became spectrograms of 64 bands x {FRAMES} frames, the first {SECONDS:.3f} seconds of each"
+        f"{root or members[0][0]}: {len(made):,} recording{'s' * (len(made) != 1)} became spectrograms of 64 bands x {FRAMES} frames, the first {SECONDS:.3f} seconds of each"
     )
     return made
 
