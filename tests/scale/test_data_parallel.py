@@ -97,6 +97,19 @@ def test_states_of_rows_are_carried(nursery: Nursery, tmp_path: Path) -> None:
     assert_alike(tmp_path / "1", tmp_path / "2", 1e-4)
 
 
+def test_rows_that_are_compared_stay_together(nursery: Nursery, tmp_path: Path) -> None:
+    """An image is told from those of its batch: processes share the batches of a step, of which the last has fewer."""
+    arguments = ["fit", "simclr", "--norm", "layer", "--width", "4", "--data.batch", "16", *OFTEN, "--steps", "10", "--accumulate"]  # fmt: skip
+    for count in ("2", "3"):
+        assert nursery.run([*arguments, count, "--out", tmp_path / "1" / count]).code == 0
+        nursery.together(2, [*arguments, count, "--out", tmp_path / "2" / count])
+        assert_alike(tmp_path / "1" / count, tmp_path / "2" / count, 1e-3)
+    children = nursery.ranks(2, [*arguments, "1"])
+    assert {c.wait() for c in children} == {2}
+    said = "".join(c.stderr for c in children)
+    assert "rows are compared with one another: take --optimizer.accumulate 2" in said
+
+
 def test_only_rank_0_writes_and_speaks(nursery: Nursery, tmp_path: Path) -> None:
     first, second = nursery.ranks(2, ["fit", "rows", "--steps", "5"])
     assert first.wait() == second.wait() == 0, first.stderr + second.stderr

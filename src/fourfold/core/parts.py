@@ -181,6 +181,8 @@ class Objective(Part, ABC):
     """Names of measures of which more is better; of all others less is."""
     carries: ClassVar[bool] = False
     """Whether a batch goes on from the one before, row by row: the tensors of `state_dict` are then (rows, ...)."""
+    compares: ClassVar[bool] = False
+    """Whether the loss of a row depends on the other rows of its batch, which several processes then do not cut."""
 
     def prepare(self, run: Run) -> Objective:
         """A fresh one for this run: opens a teacher, reference or reward run; holds state."""

@@ -23,6 +23,7 @@ class InBatch(Objective):
     """
 
     kind: Literal["in-batch"] = "in-batch"
+    compares: ClassVar[bool] = True
     higher: ClassVar[frozenset[str]] = frozenset({"accuracy", "mrr"})
     temperature: PositiveFloat = 0.05
     """What products are divided by."""

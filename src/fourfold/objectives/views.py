@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 class Views(Objective):
     """A loss of batch["image"] and batch["second"], (B, C, H, W), views of the same examples."""
 
+    compares: ClassVar[bool] = True
+
     temperature: PositiveFloat = 0.5
     """Of the cosines: the lower, the more the likest of the others count."""
 

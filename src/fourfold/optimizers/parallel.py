@@ -55,8 +55,10 @@ class DataParallel:
         self.size = spread.data_size if spread else self.ranks.size
         """Of the processes that take different rows."""
         self.reducers: dict[str, Reducer] = {}
+        self.cuts = data.divisible and not objective.compares
+        """Whether each batch is cut by rank; otherwise whole ones are shared out."""
         self._check(config)
-        if data.divisible:
+        if self.cuts:
             data.mine = self.share
 
     def _check(self, config: Gradient) -> None:
@@ -68,14 +70,15 @@ class DataParallel:
         batch = next(iter(self.data.batches("train")), None)
         rows = 0 if batch is None else rows_of(batch)
         told = int(getattr(self.data, "batch", rows) or rows)
-        if self.data.divisible and max(rows, told) < size:
+        if self.cuts and max(rows, told) < size:
             raise UserError(
                 f"{size} processes cannot share a batch of {max(rows, told)}: take at most that many processes, "
                 f"or --data.batch {size}"
             )
-        if not self.data.divisible and config.accumulate < size:
+        if not self.cuts and config.accumulate < size:
+            why = "are compared with one another" if self.data.divisible else "are packed"
             raise UserError(
-                f"{size} processes cannot share a step of {config.accumulate} batches, whose rows are packed: take "
+                f"{size} processes cannot share a step of {config.accumulate} batches, whose rows {why}: take "
                 f"--optimizer.accumulate {size} or more, or fewer processes"
             )
 
@@ -87,12 +90,11 @@ class DataParallel:
 
     def mine(self, batches: list[Batch]) -> list[Batch]:
         """This process's part of a step's batches: rows of each, or, of packed ones, some of them."""
-        if not self.data.divisible:
-            mine = batches[self.rank :: self.size]
-            whole = Share(0, 1, 1)
-            return [SharedBatch(b, whole) for b in mine] or [
-                SharedBatch(batches[0], Share(0, 0, 1))
-            ]
+        if not self.cuts:
+            mine = [SharedBatch(b, Share(0, 1, 1)) for b in batches[self.rank :: self.size]]
+            # as many on each: a pass through the model may wait for the others, as moments and sharded weights do
+            idle = SharedBatch(batches[0], Share(0, 0, 1))
+            return mine + [idle] * (-(-len(batches) // self.size) - len(mine))
         return [b if isinstance(b, SharedBatch) else self._rows(b) for b in batches]
 
     def _rows(self, batch: Batch) -> Batch:
