@@ -101,9 +101,9 @@ def sent(shape: Shape, plan: Plan) -> dict[str, float]:
     else:
         found["gradients"] = 2 * share * MASTER * held
     if plan.tensor > 1:
-        # forward after each of a block's two halves, and again where it is recomputed; backward before queries, keys,
-        # values, gate and up, each by itself
-        sums = (9 if plan.recompute else 7) * shape.blocks
+        # forward after each of a block's two halves; the first again where a block is recomputed, which ends once all that
+        # the gradient needs is there, before the second; backward before queries, keys, values, gate and up, each by itself
+        sums = (8 if plan.recompute else 7) * shape.blocks
         found["activations"] = sums * 2 * (plan.tensor - 1) / plan.tensor * shape.entering
     return found
 
