@@ -91,7 +91,9 @@ class DataParallel:
     def mine(self, batches: list[Batch]) -> list[Batch]:
         """This process's part of a step's batches: rows of each, or, of packed ones, some of them."""
         if not self.cuts:
-            mine = [SharedBatch(b, Share(0, 1, 1)) for b in batches[self.rank :: self.size]]
+            mine: list[Batch] = [
+                SharedBatch(b, Share(0, 1, 1)) for b in batches[self.rank :: self.size]
+            ]
             # as many on each: a pass through the model may wait for the others, as moments and sharded weights do
             idle = SharedBatch(batches[0], Share(0, 0, 1))
             return mine + [idle] * (-(-len(batches) // self.size) - len(mine))
