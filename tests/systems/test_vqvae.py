@@ -130,3 +130,26 @@ def test_minutes_of_training_make_digits() -> None:
     run = fourfold.fit("vqvae", out=False, steps=1500)
     score = run.evaluate()
     assert score["psnr"] > 18 and score["perplexity"] > 30
+
+
+def test_the_adversarial_term_is_a_game_of_its_own() -> None:
+    run = fitted(**{"objective.adversarial": 0.5, "objective.train": "codec"})
+    model, batch = run.model.eval(), next(iter(run.examples().batches("test")))
+    game = run.objective.losses(model, batch)
+    codec, critic = next(game), next(game)
+    assert (codec.player, critic.player) == ("codec", "discriminator") and not list(game)
+    made = model.codec(batch["image"]).image  # type: ignore[operator, union-attr]
+    patches = [model.discriminator(x) for x in (batch["image"], made)]  # type: ignore[operator]
+    plain = next(iter(Codes(train="codec").losses(model, batch)))
+    torch.testing.assert_close(codec.loss, plain.loss - 0.5 * patches[1].mean((1, 2)).sum())
+    hinge = (1 - patches[0]).clamp(min=0).mean((1, 2)) + (1 + patches[1]).clamp(min=0).mean((1, 2))
+    torch.testing.assert_close(critic.loss, hinge.sum())
+    model.zero_grad()
+    critic.loss.backward()  # the codec does not move with it
+    assert all(p.grad is None for p in model.codec.parameters())  # type: ignore[union-attr]
+    assert {"real_logit", "discriminator_loss"} <= {n for row in run.metrics.lines for n in row}
+
+
+def test_without_the_term_there_is_no_discriminator(run: Run) -> None:
+    assert run.model.discriminator is None
+    assert not any("discriminator" in name for name in run.model.state_dict())

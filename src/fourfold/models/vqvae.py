@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fourfold.models.code_context import CodeContext, code_nats
 from fourfold.models.grids import GridDecoder, GridEncoder
+from fourfold.models.patch_discriminator import PatchDiscriminator
 from fourfold.models.quantizer import Gradient, Quantized, Quantizer
 from fourfold.models.sampling import Sampling
 from fourfold.models.torch_decoder import TorchDecoder
@@ -152,13 +153,23 @@ class CodePrior(nn.Module):
 
 
 class VQVAE(nn.Module):
-    """The players: `codec` learns codes, `context` what a code costs in a file, `prior` how likely whole grids are."""
+    """The players: `codec` learns codes, `context` what a code costs in a file, `prior` how likely whole grids are.
 
-    players = ("codec", "context", "prior")
+    A `discriminator` tells patches of images from those that come back, where there is one.
+    """
 
-    def __init__(self, codec: GridCodec, context: CodeContext, prior: CodePrior | None) -> None:
+    players = ("codec", "context", "prior", "discriminator")
+
+    def __init__(
+        self,
+        codec: GridCodec,
+        context: CodeContext,
+        prior: CodePrior | None,
+        discriminator: PatchDiscriminator | None = None,
+    ) -> None:
         super().__init__()
         self.codec, self.context, self.prior = codec, context, prior
+        self.discriminator = discriminator
 
     def parts(self, codes: Tensor) -> Tensor:
         """Every level's vector of codes (..., L): (..., L, D)."""

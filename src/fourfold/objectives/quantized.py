@@ -1,5 +1,8 @@
 """What a codec with a codebook and the models of its codes want. Van den Oord et al. 2017, https://arxiv.org/abs/1711.00937.
 
+The adversarial term is VQGAN's (Esser et al. 2021, https://arxiv.org/abs/2012.09841) with a fixed weight: theirs follows
+the gradients of the decoder's last layer, which differ between micro-batches.
+
 Shapes: B batch, C channels, H and W pixels, h and w of the grid, L levels, K codes of a level.
 """
 
@@ -9,10 +12,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from fourfold.core.parts import Batch, Move, Objective
+from fourfold.objectives.posterior import full
 
 
 class Codes(Objective):
@@ -20,11 +25,15 @@ class Codes(Objective):
 
     The model has a `codec` that maps images (B, C, H, W) to their reconstruction and codes (B, h, w, L), a `prior`
     (or None) that gives the nats of whole grids, and `context_nats(codes, level)`. The codec's loss is, in the mean
-    over pixels and features, |x - x'|^2 + commitment |z - e|^2; its codebook moves by averages, not by this.
+    over pixels and features, |x - x'|^2 + commitment |z - e|^2; its codebook moves by averages, not by this. With an
+    adversarial weight it has a `discriminator` of patches, whose mean logit of x' the codec raises and which then moves
+    by the hinge loss.
     """
 
     commitment: NonNegativeFloat = 0.25
     """Weight of the distance between what the encoder says and its code; beta in the paper."""
+    adversarial: NonNegativeFloat = 0.0
+    """Weight of what a discriminator of patches says of what comes back: sharper, and less like each pixel; 0 for none."""
     train: Literal["all", "codec", "prior"] = "all"
     """What learns: all at once, the codec alone, or (with --from) what models its codes, which then stay as they are."""
 
@@ -45,7 +54,11 @@ class Codes(Objective):
                 "commitment": commitment.detach().mean(),
                 "perplexity": use(coded.grid.codes.flatten(0, -2), players.codec.quantizer.size)[0].mean(),
             }  # fmt: skip
+            if self.adversarial:
+                loss = loss - self.adversarial * _realness(players, coded.image).sum()
             yield Move("codec", loss, len(images), logs)
+            if self.adversarial:
+                yield self._told_apart(players, images, coded.image.detach())
             codes = coded.grid.codes
         if self.train == "codec":
             return
@@ -54,6 +67,13 @@ class Codes(Objective):
         yield Move("context", nats.sum(), nats.numel())
         if players.prior is not None:
             yield Move("prior", players.prior(codes).sum(), codes.numel())
+
+    def _told_apart(self, players: Any, images: Tensor, made: Tensor) -> Move:
+        """The discriminator's move: the hinge loss of Lim and Ye 2017, in the mean over patches."""
+        real, fake = (full(players.discriminator(x)) for x in (images, made))
+        loss = F.relu(1 - real).flatten(1).mean(1) + F.relu(1 + fake).flatten(1).mean(1)
+        logs = {"real_logit": real.detach().mean(), "fake_logit": fake.detach().mean()}
+        return Move("discriminator", loss.sum(), len(images), logs)
 
     def measure(
         self, model: nn.Module, batch: Batch
@@ -97,6 +117,11 @@ class Codes(Objective):
 def _error(made: Tensor, images: Tensor) -> Tensor:
     """Mean squared difference of each image's values, (B,)."""
     return (made.float() - images).square().flatten(1).mean(1)
+
+
+def _realness(players: Any, made: Tensor) -> Tensor:
+    """Mean logit of each image's patches, (B,)."""
+    return full(players.discriminator(made)).flatten(1).mean(1)
 
 
 def use(codes: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from fourfold.core.parts import Data
 from fourfold.core.system import system
-from fourfold.data.images import Images
+from fourfold.data.changed_images import ChangedImages
 from fourfold.models.autoencoder import Autoencoder
 from fourfold.objectives.reconstruction import Reconstruction
 from fourfold.optimizers.gradient import Gradient
@@ -48,5 +48,5 @@ class AutoencoderSystem(ImageLatents):
     def toy(cls) -> tuple[AutoencoderSystem, Any]:
         """Small networks on the embedded digits."""
         return cls(
-            data=Images(batch=32), latents=4, width=4, hidden=(16,), optimizer=Gradient(lr=3e-3, steps=12)
+            data=ChangedImages(batch=32), latents=4, width=4, hidden=(16,), optimizer=Gradient(lr=3e-3, steps=12)
         ), None  # fmt: skip

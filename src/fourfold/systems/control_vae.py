@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from fourfold.core.system import system
-from fourfold.data.images import Images
+from fourfold.data.changed_images import ChangedImages
 from fourfold.objectives.elbo import Control as ControlledBound
 from fourfold.optimizers.control import Control
 from fourfold.optimizers.gradient import Gradient
@@ -40,6 +40,6 @@ class ControlVAE(VariationalLatents):
         """Small networks on the embedded digits."""
         control = Control(integral=0.01, proportional=0.1)
         return cls(
-            data=Images(batch=32), latents=4, width=4, hidden=(16,),
+            data=ChangedImages(batch=32), latents=4, width=4, hidden=(16,),
             objective=ControlledBound(goal=2.0), optimizer=Gradient(lr=3e-3, steps=12, control=control),
         ), None  # fmt: skip

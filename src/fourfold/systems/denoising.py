@@ -27,7 +27,8 @@ from fourfold.core.parts import Data
 from fourfold.core.run import Run
 from fourfold.core.system import system
 from fourfold.core.types import Picture, Rows, Score, Source
-from fourfold.data.images import ImageData, Images
+from fourfold.data.changed_images import ChangedImages
+from fourfold.data.images import ImageData
 from fourfold.look.figures import grid
 from fourfold.models.autoencoder import Autoencoder
 from fourfold.objectives.reconstruction import Denoising
@@ -98,7 +99,7 @@ class DenoisingSystem(ImageLatents):
     def toy(cls) -> tuple[DenoisingSystem, Any]:
         """Small networks on the embedded digits."""
         return cls(
-            data=Images(batch=32), latents=4, width=4, hidden=(16,), optimizer=Gradient(lr=3e-3, steps=12)
+            data=ChangedImages(batch=32), latents=4, width=4, hidden=(16,), optimizer=Gradient(lr=3e-3, steps=12)
         ), None  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from fourfold.core.system import system
-from fourfold.data.images import Images
+from fourfold.data.changed_images import ChangedImages
 from fourfold.objectives.elbo import Beta, BetaTC, Elbo, Factor
 from fourfold.optimizers.gradient import Gradient
 from fourfold.tasks.variational import VariationalLatents
@@ -48,5 +48,5 @@ class VAE(VariationalLatents):
     def toy(cls) -> tuple[VAE, Any]:
         """Small networks on the embedded digits."""
         return cls(
-            data=Images(batch=32), latents=4, width=4, hidden=(16,), optimizer=Gradient(lr=3e-3, steps=12)
+            data=ChangedImages(batch=32), latents=4, width=4, hidden=(16,), optimizer=Gradient(lr=3e-3, steps=12)
         ), None  # fmt: skip

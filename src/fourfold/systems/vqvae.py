@@ -32,9 +32,10 @@ from fourfold.core.parts import Data
 from fourfold.core.run import Run, model_of
 from fourfold.core.system import system
 from fourfold.core.types import Picture, Rows, Score, Source, Table
-from fourfold.data.images import Images
+from fourfold.data.changed_images import ChangedImages
 from fourfold.look.figures import grid, picture, subplots
 from fourfold.models.code_context import CodeContext
+from fourfold.models.patch_discriminator import PatchDiscriminator
 from fourfold.models.quantizer import Gradient as Passing
 from fourfold.models.vqvae import VQVAE, CodePrior, GridCodec
 from fourfold.objectives.quantized import Codes, use
@@ -66,7 +67,7 @@ class VectorQuantized(Looking):
         "accumulation": "the codebook's averages move with every micro-batch"
     }
 
-    data: Images = Images(batch=64)
+    data: ChangedImages = ChangedImages(batch=64)
     width: PositiveInt = 64
     """Features inside the encoder and the decoder."""
     features: PositiveInt = 16
@@ -126,7 +127,10 @@ class VectorQuantized(Looking):
             except ValueError as error:
                 raise UserError(f"--prior-width, --prior-heads: {error}") from error
         context = CodeContext(self.features, self.codes, self.levels, self.context_width)
-        return VQVAE(codec, context, prior)
+        judge = None
+        if self.objective.adversarial:
+            judge = PatchDiscriminator(channels, self.width, min(2, stages))
+        return VQVAE(codec, context, prior, judge)
 
     def begin(self, run: Run) -> None:
         """Say how small the images become."""
@@ -261,7 +265,7 @@ class VectorQuantized(Looking):
     def toy(cls) -> tuple[VectorQuantized, Any]:
         """Small networks on the embedded digits."""
         return cls(
-            data=Images(batch=32), width=8, features=4, codes=16, context_width=8, prior_width=16, prior_layers=1,
+            data=ChangedImages(batch=32), width=8, features=4, codes=16, context_width=8, prior_width=16, prior_layers=1,
             prior_heads=2, optimizer=Gradient(lr=3e-3, steps=12),
         ), None  # fmt: skip
 

@@ -21,7 +21,8 @@ from fourfold.core.evaluation import held_out, measure
 from fourfold.core.parts import Data
 from fourfold.core.run import Run
 from fourfold.core.types import Picture, Rows, Score, Source, Table
-from fourfold.data.images import ImageData, Images
+from fourfold.data.changed_images import ChangedImages
+from fourfold.data.images import ImageData
 from fourfold.look.figures import grid
 from fourfold.models.autoencoder import Decoder, Encoder, Network
 from fourfold.tasks.factors import factor_measures
@@ -42,7 +43,7 @@ MAPPED = 400
 class ImageLatents(Looking):
     """A system whose runs hold images as vectors of latents."""
 
-    data: Images = Images(batch=128)
+    data: ChangedImages = ChangedImages(batch=128)
     network: Network = "convolutional"
     """dense sees pixels as so many numbers; convolutional halves the image stage by stage."""
     latents: PositiveInt = 16
