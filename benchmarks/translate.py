@@ -65,18 +65,6 @@ SYSTEMS |= {
     }.items()
     for taught in ("", "-distilled")
 }
-SYSTEMS["nat-ctc-glanced"] = (
-    "nat",
-    {
-        **TAUGHT,
-        "length": "ctc",
-        "upsample": 1.5,
-        "reveal": "glancing",
-        "dropout": 0.3,
-        "teacher": "transformer",
-    },
-)
-"""The distilled one, told some of what it gets wrong while it learns."""
 SYSTEMS |= {
     f"numbers-{attention}": ("seq2seq", {**NUMBERS, "attention": attention})
     for attention in ("none", "dot", "additive")
