@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fourfold.core.shares import Share, set_share
 from fourfold.models.quantizer import Quantizer, nearest, rotated
 from fourfold.objectives.quantized import use
 
@@ -158,3 +159,17 @@ def test_wrong_calls_are_refused() -> None:
         quantizer.values(torch.tensor([[0], [4]]))
     with pytest.raises(ValueError, match=">= 1, got 3, 0, 1"):
         Quantizer(3, 0)
+
+
+def test_a_row_that_does_not_count_moves_no_code() -> None:
+    """A process without rows of a batch computes one all the same, for the sums that others wait for."""
+    quantizer = Quantizer(3, 4).train()
+    quantizer(torch.randn(20, 3))
+    before = quantizer.counts.clone(), quantizer.sums.clone()
+    set_share(Share(0, 0, 1))
+    try:
+        quantizer(torch.randn(1, 3))
+    finally:
+        set_share(None)
+    for was, now in zip(before, (quantizer.counts, quantizer.sums), strict=True):
+        torch.testing.assert_close(now, was * 0.99)

@@ -110,6 +110,20 @@ def test_rows_that_are_compared_stay_together(nursery: Nursery, tmp_path: Path) 
     assert "rows are compared with one another: take --optimizer.accumulate 2" in said
 
 
+@pytest.mark.parametrize(
+    "objective", [["beta-tc"], ["factor"], ["elbo", "--free-bits", "0.1"]], ids=" ".join
+)
+def test_bounds_of_a_whole_batch(nursery: Nursery, tmp_path: Path, objective: list[str]) -> None:
+    """What is estimated from a batch is not estimated from a process's part of it."""
+    arguments = ["fit", "vae", "--width", "4", "--hidden", "8", "--objective", *objective, "--data.batch", "16",
+                 *OFTEN, "--steps", "4"]  # fmt: skip
+    children = nursery.ranks(2, arguments)
+    assert {c.wait() for c in children} == {2}
+    assert "rows are compared with one another" in "".join(c.stderr for c in children)
+    nursery.together(2, [*arguments, "--accumulate", "2", "--out", tmp_path / "2"])
+    assert last_step(tmp_path / "2") == 4
+
+
 def test_only_rank_0_writes_and_speaks(nursery: Nursery, tmp_path: Path) -> None:
     first, second = nursery.ranks(2, ["fit", "rows", "--steps", "5"])
     assert first.wait() == second.wait() == 0, first.stderr + second.stderr

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fourfold.core.shares import drawn, idle
+
 Gradient = Literal["rotation", "straight-through"]
 EPS = 1e-6
 
@@ -163,8 +165,9 @@ class Quantizer(nn.Module):
         if not self.training or not self.drop or self.levels == 1:
             return parts
         device = parts.device
-        many = torch.randint(1, self.levels + 1, (examples,), device=device)
-        many = torch.where(torch.rand(examples, device=device) < self.drop, many, self.levels)
+        many = drawn(examples, lambda n: torch.randint(1, self.levels + 1, (n,), device=device))
+        some = drawn(examples, lambda n: torch.rand(n, device=device)) < self.drop
+        many = torch.where(some, many, self.levels)
         kept = torch.arange(self.levels, device=device) < many[:, None]  # (B, L)
         return parts * kept.repeat_interleave(len(parts) // examples, 0)[..., None]
 
@@ -182,6 +185,9 @@ class Quantizer(nn.Module):
         taken = torch.zeros_like(self.counts[level])
         taken.index_add_(0, chosen, torch.ones_like(chosen, dtype=taken.dtype))
         total = torch.zeros_like(self.sums[level]).index_add_(0, chosen, vectors)
+        if idle():  # a row that does not count
+            taken.zero_()
+            total.zero_()
         if _several():
             dist.all_reduce(taken)
             dist.all_reduce(total)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +55,12 @@ class Bound(Objective):
     """What the decoder's numbers say of a pixel."""
     free_bits: NonNegativeFloat = 0.0
     """Nats of each latent, as a mean over the batch, below which its KL costs no less; 0 for none."""
+
+    def prepare(self, run: Run) -> Self:
+        """See `Objective.prepare`: free bits are of the batch's mean, so that its rows stay together."""
+        mine = self.model_copy()
+        mine.__dict__["compares"] = self.compares or self.free_bits > 0
+        return mine
 
     def seen(self, model: nn.Module, batch: Batch) -> Seen:
         """A pass through both networks, z being drawn from torch's global generator."""
@@ -159,6 +165,7 @@ class BetaTC(Bound):
     """-log p(x | z) + alpha I(x; z) + beta TC(z) + gamma sum_j KL(q(z_j) | p(z_j))."""
 
     kind: Literal["beta-tc"] = "beta-tc"
+    compares: ClassVar[bool] = True
     alpha: NonNegativeFloat = 1.0
     """Weight of what latents and images have in common."""
     beta: NonNegativeFloat = 6.0
@@ -170,7 +177,7 @@ class BetaTC(Bound):
 
     def prepare(self, run: Run) -> Self:
         """See `Objective.prepare`: how many examples there are."""
-        mine = self.model_copy()
+        mine = super().prepare(run)
         known = run.data.size("train") or run.data.summary().get("train", 0)
         mine.__dict__["examples"] = int(known)
         return mine
@@ -196,6 +203,7 @@ class Factor(Bound):
     """-log p(x | z) + KL + gamma TC(z), which a discriminator tells from latents that are dealt anew. A game."""
 
     kind: Literal["factor"] = "factor"
+    compares: ClassVar[bool] = True
     gamma: NonNegativeFloat = 10.0
     """Weight of the total correlation."""
 

@@ -8,13 +8,14 @@ https://arxiv.org/abs/1509.00519. All in nats. Shapes: B batch, Z numbers of the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from fourfold.core.parts import Batch, Move, Objective
+from fourfold.core.run import Run
 from fourfold.objectives import posterior
 from fourfold.objectives.posterior import drawn_latent, gaussian_kl
 
@@ -30,6 +31,12 @@ class SentenceELBO(Objective):
     """Nats of each latent number, in the mean over the batch, that cost nothing."""
     beta: NonNegativeFloat = 1.0
     """Weight of the KL."""
+
+    def prepare(self, run: Run) -> Self:
+        """See `Objective.prepare`: free bits are of the batch's mean, so that its rows stay together."""
+        mine = self.model_copy()
+        mine.__dict__["compares"] = self.free_bits > 0
+        return mine
 
     def losses(self, model: nn.Module, batch: Batch) -> Iterator[Move]:
         """See `Objective.losses`."""

@@ -107,6 +107,9 @@ class DataParallel:
         """Before a step."""
         self.ranks.step = done
         rank_modules.begin_step(self.run.seed, done, self.rank)
+        if not self.cuts and self.rank:
+            # batches of their own want noise of their own; rank 0's generator is the one that a checkpoint holds
+            rank_modules.seed_step(self.run.seed, done, self.rank, self.device)
 
     # --- sums -----------------------------------------------------------------------------------------
 

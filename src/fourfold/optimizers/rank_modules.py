@@ -107,7 +107,18 @@ def _generator(device: torch.device) -> torch.Generator:
 def begin_step(seed: int, step: int, rank: int) -> None:
     """Masks of a step are fixed by seed, step and rank: nothing of them is in a checkpoint."""
     for generator in _masks.values():
-        generator.manual_seed((seed * 1_000_003 + step) * 65_537 + rank)
+        generator.manual_seed(_number(seed, step, rank))
+
+
+def seed_step(seed: int, step: int, rank: int, device: torch.device) -> None:
+    """What this process draws in a step is fixed likewise."""
+    torch.default_generator.manual_seed(_number(seed, step, rank))
+    if device.type == "cuda":
+        torch.cuda.manual_seed(_number(seed, step, rank))
+
+
+def _number(seed: int, step: int, rank: int) -> int:
+    return (seed * 1_000_003 + step) * 65_537 + rank
 
 
 @contextlib.contextmanager
