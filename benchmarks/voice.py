@@ -63,6 +63,7 @@ def converted(run: Run, data: SoundData, clip: Clip, speaker: str) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--levels", type=int, default=1)
     parser.add_argument("--clips", type=int, default=300)
     parser.add_argument("--judges", type=int, default=2400, help="clips that the judges learn from")
     parser.add_argument("--run", help="a run that is there already, instead of fitting one")
@@ -72,7 +73,13 @@ def main() -> None:
     if arguments.run:
         run = fourfold.open(arguments.run)
     else:
-        run = fourfold.fit("voice", "free-spoken-digits", out=arguments.out, steps=arguments.steps)
+        run = fourfold.fit(
+            "voice",
+            "free-spoken-digits",
+            out=arguments.out,
+            steps=arguments.steps,
+            levels=arguments.levels,
+        )
     seconds = time.process_time() - began
     data: Any = run.examples()
     found = judges(data, arguments.judges)
@@ -105,7 +112,8 @@ def main() -> None:
         "goal, wanted speaker heard %": 80,
     }
     print(result, flush=True)
-    keep("voice", {"free-spoken-digits": result})
+    more = f", {arguments.levels} levels" if arguments.levels > 1 else ""
+    keep("voice", {f"free-spoken-digits{more}": result})
 
 
 if __name__ == "__main__":

@@ -8,9 +8,21 @@ from fourfold.models.voice import VoiceModel, instance_norm
 from fourfold.objectives.voice import VoiceApart
 
 
-def model() -> VoiceModel:
+def model(levels: int = 1) -> VoiceModel:
     torch.manual_seed(0)
-    return VoiceModel(6, 3, width=8, features=4, codes=16, speaker=5, blocks=2)
+    return VoiceModel(6, 3, width=8, features=4, codes=16, speaker=5, blocks=2, levels=levels)
+
+
+def test_levels_of_codes_are_all_heard_in_a_conversion() -> None:
+    voice = model(levels=2)
+    mel, lengths, speaker = torch.randn(2, 6, 10), torch.tensor([10, 7]), torch.tensor([0, 2])
+    made = voice(mel, lengths, speaker)  # the codebook begins with these vectors
+    voice.eval()
+    codes = voice.codes(mel, lengths)
+    assert codes.shape == (2, 5, 2) and made.content.codes.shape == codes.shape
+    content = sum(voice.quantizer.codebook[n][codes[..., n]] for n in range(2))
+    wanted = voice.decoder(content, voice.speakers(speaker), lengths)
+    torch.testing.assert_close(voice.converted(mel, lengths, speaker), wanted)
 
 
 def test_instance_norm_is_that_of_each_clip_alone() -> None:

@@ -265,3 +265,11 @@ def test_one_image_is_encoded_and_comes_back(vae: Run, tmp_path: Path) -> None:
     assert len(table) == 1 and size(vae.decode(table))[2] == 3
     score = vae.evaluate(str(tmp_path / "one.png"), draws=2)
     assert np.isfinite(list(score.values.values())).all()
+
+
+def test_sprites_are_measured_by_their_factors_however_they_were_named(tmp_path: Path) -> None:
+    how: dict[str, object] = {"network": "dense", "hidden": (4,), "latents": 2, "steps": 1}
+    run = fourfold.fit("vae", ["shapes"], out=tmp_path / "run", **how)  # type: ignore[arg-type]
+    scores = [run.evaluate(draws=0), fourfold.open(tmp_path / "run").evaluate(draws=0), run.evaluate("shapes", draws=0)]  # fmt: skip
+    assert all({"mig", "sap"} <= set(score.values) for score in scores)
+    assert scores[0]["mig"] == scores[1]["mig"]

@@ -128,17 +128,19 @@ class VoiceModel(nn.Module):
         speakers: S.
         width: W.
         features: D.
-        codes: of the codebook.
+        codes: of a level of the codebook.
+        levels: of codes, each of which quantizes what the ones before left over.
         speaker: E.
         blocks: of the encoder and the decoder.
     """
 
     def __init__(
-        self, mels: int, speakers: int, *, width: int, features: int, codes: int, speaker: int, blocks: int
+        self, mels: int, speakers: int, *, width: int, features: int, codes: int, speaker: int, blocks: int,
+        levels: int = 1,
     ) -> None:  # fmt: skip
         super().__init__()
         self.encoder = ContentEncoder(mels, width, features, blocks)
-        self.quantizer = Quantizer(features, codes)
+        self.quantizer = Quantizer(features, codes, levels)
         self.speakers = nn.Embedding(speakers, speaker)
         self.listener = Listener(mels, width, speaker)
         self.decoder = VoiceDecoder(mels, width, features, speaker, blocks)
@@ -151,8 +153,8 @@ class VoiceModel(nn.Module):
         return Voiced(F.pad(made, (0, mel.shape[-1] - made.shape[-1])), content)
 
     def codes(self, mel: Tensor, lengths: Tensor) -> Tensor:
-        """(B, t) int64; the codebook stays as it is."""
-        return self.quantizer.encode(self.encoder(mel, lengths))[..., 0]
+        """(B, t, levels) int64; the codebook stays as it is."""
+        return self.quantizer.encode(self.encoder(mel, lengths))
 
     def spoken(self, content: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:
         """Content (B, t, D) in the voices of speakers (B,) int64: mel (B, M, T)."""
@@ -161,7 +163,7 @@ class VoiceModel(nn.Module):
     def converted(self, mel: Tensor, lengths: Tensor, speaker: Tensor) -> Tensor:
         """Clips in other voices, (B, M, T)."""
         codes = self.codes(mel, lengths)
-        return self.spoken(self.quantizer.values(codes[..., None]), speaker, lengths)
+        return self.spoken(self.quantizer.values(codes), speaker, lengths)
 
     def heard(
         self, mel: Tensor, lengths: Tensor, parameters: Mapping[str, Tensor] | None = None

@@ -66,6 +66,8 @@ class Voice(Looking):
     """Convolutions of each."""
     codes: Annotated[int, Ge(2)] = 128
     """Codes of the content: fewer keep less of the speaker, and less of the words."""
+    levels: PositiveInt = 1
+    """Levels of codes, each of which quantizes what the ones before left over: more keep more, of words and of speaker."""
     features: PositiveInt = 32
     """Size of a code's vector."""
     speaker_size: PositiveInt = 32
@@ -87,7 +89,7 @@ class Voice(Looking):
             )
         return VoiceModel(
             self.data.mels, len(sound.speakers), width=self.width, features=self.features, codes=self.codes,
-            speaker=self.speaker_size, blocks=self.blocks,
+            speaker=self.speaker_size, blocks=self.blocks, levels=self.levels,
         )  # fmt: skip
 
     def convert(self, run: Run, sound: Audio, *, speaker: str, out: Path | None = None) -> Path:
@@ -133,10 +135,10 @@ class Voice(Looking):
                 torch.arange(codes.shape[1], device=codes.device) < ((lengths + 1) // 2)[:, None]
             )
             found.append(codes[inside].cpu())
-        perplexity, share = use(torch.cat(found)[:, None], self.codes)
+        perplexity, share = use(torch.cat(found), self.codes)
         rows = (
-            ("codes", self.codes), ("perplexity", f"{float(perplexity):.1f}"), ("codes used", f"{float(share):.0%}"),
-            ("codes a second", f"{500 / self.data.hop:.1f}"),
+            ("codes", self.codes), ("perplexity", f"{float(perplexity.mean()):.1f}"), ("codes used", f"{float(share.mean()):.0%}"),
+            ("codes a second", f"{500 * self.levels / self.data.hop:.1f}"),
         )  # fmt: skip
         yield Table("Content codes", ("measure", "value"), rows, f"Measured {sentence}.")
 

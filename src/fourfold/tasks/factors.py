@@ -39,6 +39,8 @@ def factor_measures(
         UserError: the table has another number of rows, or no factor that varies; there are fewer than 2 latents.
     """
     named = run.sources if source is None else source
+    if isinstance(named, (list, tuple)) and len(named) == 1:
+        named = named[0]  # as the command line and a run's folder have it
     if factors is None and not (isinstance(named, str) and named in NAMES):
         return {}, ()
     if run.system.model_dump()["latents"] < 2:
