@@ -51,7 +51,7 @@ HEADLINES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("lstm", "tokens a second of processor time, 1 thread", "an LSTM of 10,000 words, times the loop over torch.nn.LSTM", ("fourfold softmax, times torch.nn.LSTM", "fourfold sampled, times torch.nn.LSTM")),
     ("ngram", "estimate", "a Kneser-Ney model, lmplz's time over ours", ("lmplz_time_by_ours: lmplz", "lmplz_time_by_ours: lmplz -S 400M")),
     ("linear", "10,000,000 rows x 50 columns, parquet", "regression on 10 M rows, megabytes", ("megabytes: fourfold", "megabytes: polars -> Ridge")),
-    ("recognition", "MNIST, cnn, 11 epochs", "MNIST, error % of a cnn", ("error %", "processor seconds")),
+    ("recognition", "MNIST, cnn, 11 epochs", "MNIST, error % of a cnn", (": error %", ": processor seconds")),
     ("tables", "housing, quality", "housing, error", ("fourfold: error", "scikit-learn MLP: error", "gradient boosting: error")),
     ("word2vec", "speed: skip-gram, 5 negatives, width 100, 1 epoch(s)", "skip-gram, times gensim's words a second", ("training, times gensim", "whole process, times gensim")),
     ("translate", "transformer, 24 epochs, Multi30k en-de, test_2016_flickr", "translating Multi30k, English to German: BLEU, chrF", ("bleu", "chrf")),
