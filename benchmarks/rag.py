@@ -119,7 +119,13 @@ def quality(sets: Sequence[str], every: int) -> None:
         keep("rag", {f"quality, {name}": result})
 
 
-def rerank(count: int) -> None:
+def wrong(run: Run, question: Question) -> str:
+    """What BM25 finds first of what does not answer."""
+    some = retrieve(run, question.text, 2, Ways("bm25"))
+    return next((p.text for p in some if p.line != question.paragraph + 1), "")
+
+
+def rerank(count: int, most: int) -> None:
     """The same of some questions of SQuAD, with a reranker tuned on XQuAD's English questions of other paragraphs."""
     model = embedder()
     if model is None:
@@ -127,19 +133,22 @@ def rerank(count: int) -> None:
     paragraphs, questions = read("squad")
     others, asked = read("xquad en")
     known = set(paragraphs)
-    pairs = [
-        {"question": q.text, "passage": others[q.paragraph]}
-        for q in asked
-        if others[q.paragraph] not in known
-    ]
+    asked = [q for q in asked if others[q.paragraph] not in known]
+    asked = [asked[n] for n in np.linspace(0, len(asked) - 1, min(most, len(asked))).astype(int)]
     chosen = [questions[n] for n in np.linspace(0, len(questions) - 1, count).astype(int)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        (folder / "others").mkdir()
+        taught = knowledge(folder / "others", others)
+        pairs = [
+            {"question": q.text, "passage": others[q.paragraph], "negative": wrong(taught, q)}
+            for q in asked
+        ]
         base = fourfold.import_(model, out=folder / "minilm")
         began = time.perf_counter()
         judge = fourfold.fit(
-            "reranker", pairs, out=folder / "reranker", from_=base.folder, epochs=2, lr=5e-5,
-            **{"data.window": 128, "data.batch": 8},
+            "reranker", pairs, out=folder / "reranker", from_=base.folder, epochs=1, lr=1e-4,
+            **{"data.window": 192, "data.batch": 8, "data.candidates": 3},
         )  # fmt: skip
         seconds = time.perf_counter() - began
         run = knowledge(folder, paragraphs, embedder=model)
@@ -303,6 +312,7 @@ def main() -> None:
     parser.add_argument("what", choices=["quality", "rerank", "extract", "speed"])
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=list(SETS))
     parser.add_argument("--questions", type=int, default=150)
+    parser.add_argument("--pairs", type=int, default=400, help="that a reranker learns from, at most")
     parser.add_argument("--every", type=int, default=1, help="ask each n-th question")
     given = parser.parse_args()
     if given.what == "quality":
@@ -310,7 +320,7 @@ def main() -> None:
     elif given.what == "extract":
         extract(given.sets)
     elif given.what == "rerank":
-        rerank(given.questions)
+        rerank(given.questions, given.pairs)
     else:
         speed()
 
