@@ -113,7 +113,7 @@ def quality(sets: Sequence[str], every: int) -> None:
                 vars(run)["_encoders"][""] = lambda asked, known=known: np.stack(
                     [known[t] for t in asked]
                 )
-            for how in ("bm25", *(("dense", "hybrid", "rrf") if model else ())):
+            for how in ("bm25", *(("dense", "hybrid", "rrf", "auto") if model else ())):
                 result[how] = measured(ranks(run, questions, Ways(how)))  # type: ignore[arg-type]
         print(name, json.dumps(result), flush=True)
         keep("rag", {f"quality, {name}": result})

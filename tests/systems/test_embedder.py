@@ -368,3 +368,20 @@ def test_marginal_relevance_by_hand() -> None:
     relevance = np.array([1.0, 0.9, 0.5])
     assert diverse(relevance, alike, 3, 0.0) == [0, 1, 2]
     assert diverse(relevance, alike, 2, 0.5) == [0, 2]
+
+
+def test_an_embedder_that_does_not_know_the_language_is_left_out(tmp_path: Path) -> None:
+    """Of Chinese it knows two characters: questions go by words, and it is said; of English it knows all."""
+    model = hf_folder(tmp_path / "model", "mean", normalize=True)
+    chinese = ["猫在白天睡觉。", "狗喜欢散步。", "你好，世界。"]
+    english = ["cats sleep by day.", "dogs like to walk.", "hello, world."]
+    for name, texts, asked in (("zh", chinese, "狗喜欢什么"), ("en", english, "what do dogs like")):
+        run = fourfold.index({"text": texts}, out=tmp_path / name, embedder=str(model))
+        found = {
+            how: [p.score for p in retrieving.retrieve(run, asked, 3, retrieving.Ways(how))]
+            for how in ("auto", "bm25", "hybrid")
+        }
+        assert found["bm25"] != found["hybrid"]
+        assert found["auto"] == found["bm25" if name == "zh" else "hybrid"]
+        said = [n for n in run.notes if "hardly knows their language" in n]
+        assert bool(said) == (name == "zh")

@@ -35,7 +35,7 @@ from fourfold.models.passages import PassageIndex
 from fourfold.objectives.known_item import KnownItem
 from fourfold.optimizers.indexing import Indexing
 from fourfold.tasks.knowing import Knows
-from fourfold.tasks.retrieving import embedding
+from fourfold.tasks.retrieving import embedding, parts, reads_them, strange_share
 
 
 @system("knowledge", reads="documents")
@@ -58,6 +58,15 @@ class Knowledge(Knows):
     def build(self, data: Data) -> PassageIndex:
         """An empty index; the search fills it."""
         return PassageIndex(self.k1, self.b, self.stem)
+
+    def finish(self, run: Run) -> None:
+        """See `System.finish`: say where the embedder does not know the documents' language."""
+        passages, _ = parts(run)
+        if passages.vectors is not None and not reads_them(run, passages):
+            run.note(
+                f"The embedder does not know {strange_share(run, passages):.0%} of these texts' tokens, so it hardly knows their "
+                "language: questions go by words alone, unless --how hybrid asks for both."
+            )
 
     def encoder(self, run: Run) -> tuple[Encode | None, int]:
         """What makes the vectors of passages, and how many numbers one has; None and 0 without."""

@@ -11,6 +11,7 @@ from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.core.system import verbs
 from fourfold.data.question_pairs import QuestionPairsData, padded
+from fourfold.data.subwords import Subwords
 from fourfold.models.sentence_encoder import SentenceEncoder
 from fourfold.models.word_vectors import WordVectors
 
@@ -37,6 +38,18 @@ def encoder_of(run: Run) -> Encoder:
     if "embed" not in verbs(run.system):
         raise UserError(f"{run.place}: a run of {run.system.name} makes no vectors of texts")
     return lambda texts: _by_verb(run, texts)
+
+
+def unknown_share(run: Run, texts: Sequence[str]) -> float:
+    """The share of texts' tokens that a run with a vocabulary of word pieces does not know; 0 with any other.
+
+    A piece is missing where a script is; of a vocabulary of words many are missing in any text.
+    """
+    vocabulary = getattr(run.data, "vocabulary", None)
+    if not isinstance(vocabulary, Subwords) or vocabulary.unknown is None:
+        return 0.0
+    tokens = np.concatenate([np.asarray(vocabulary.encode(text)) for text in texts])
+    return float((tokens == vocabulary.unknown).mean()) if len(tokens) else 0.0
 
 
 def sentence_vectors(

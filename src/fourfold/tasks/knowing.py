@@ -45,7 +45,7 @@ class Knows(System):
             question: in words.
             top: how many.
             how: bm25 goes by words, dense by vectors, hybrid by both scores, rrf by the places in both; auto is hybrid where there
-                are vectors.
+                are vectors of an embedder that knows the passages' language.
             where: conditions, as document=docs/*.md, kind=code or year>=2020; several separated by commas.
             rerank: a run that reads the best passages again and orders them: of reranker, or a language model's, by the
                 likelihood of the question after each.

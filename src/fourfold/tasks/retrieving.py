@@ -17,7 +17,7 @@ from fourfold.data.documents.options import DocumentsData
 from fourfold.kernels import bm25, terms
 from fourfold.kernels.nearest import Codes, coded, nearest
 from fourfold.models.passages import PassageIndex
-from fourfold.tasks.encoding import Encoder, encoder_of
+from fourfold.tasks.encoding import Encoder, encoder_of, unknown_share
 from fourfold.tasks.filters import allowed
 from fourfold.tasks.index import Index
 from fourfold.tasks.reranking import diverse, fused, likelihoods, pair_scores
@@ -32,6 +32,10 @@ DEEP = 100
 """Passages of each way that are fused."""
 WORDS = 0.6
 """Weight of words, where words and vectors are joined."""
+STRANGE = 0.02
+"""Share of the passages' tokens that an embedder may not know: with more it does not know their language."""
+SAMPLED = 200
+"""Passages of which that is told."""
 REREAD = 30
 """Passages that are put into a new order by a model that reads them."""
 
@@ -66,7 +70,8 @@ class Ways(NamedTuple):
     """How passages are found, and put into order."""
 
     how: How = "auto"
-    """By words, by vectors, or both, by shares of the best scores or by places; auto takes both where there are vectors."""
+    """By words, by vectors, or both, by shares of the best scores or by places; auto takes both where there
+    are vectors of an embedder that knows the passages' language."""
     where: Sequence[str] = ()
     """Conditions; see `filters.allowed`."""
     rerank: str | None = None
@@ -109,7 +114,7 @@ def retrieve(run: Run, question: str, top: int, ways: Ways = USUAL) -> list[Foun
     kept = allowed(passages.frame, ways.where)
     how = ways.how
     if how == "auto":
-        how = "bm25" if passages.vectors is None else "hybrid"
+        how = "hybrid" if reads_them(run, passages) else "bm25"
     more = max(top, REREAD) if ways.rerank else 4 * top if ways.diverse else top
     asked = None if how == "bm25" else _vector(run, passages, question)
     if how == "bm25" or asked is None:
@@ -134,6 +139,23 @@ def retrieve(run: Run, question: str, top: int, ways: Ways = USUAL) -> list[Foun
     if ways.diverse:
         found = _unlike(passages, index, found, top, ways.diverse)
     return found[:top]
+
+
+def strange_share(run: Run, passages: Passages) -> float:
+    """The share of the passages' tokens that the knowledge base's embedder does not know, of a sample."""
+    known: dict[str, float] = vars(run).setdefault("_strange", {})
+    if passages.digest not in known:
+        rows = np.linspace(0, len(passages) - 1, min(SAMPLED, len(passages))).astype(int)
+        texts = passages.frame["text"][rows.tolist()].to_list()
+        known[passages.digest] = unknown_share(embedder(run), texts)
+    return known[passages.digest]
+
+
+def reads_them(run: Run, passages: Passages) -> bool:
+    """Whether there are vectors, of an embedder that knows the passages' language."""
+    if passages.vectors is None or not len(passages):
+        return False
+    return strange_share(run, passages) <= STRANGE
 
 
 def _by_words(
@@ -240,7 +262,15 @@ def embedding(run: Run) -> Encoder:
     """What makes a knowledge base's vectors, opened once."""
     known: dict[str, Encoder] = vars(run).setdefault("_encoders", {})
     if "" not in known:
-        known[""] = encoder_of(run.system.embedding(run))  # type: ignore[attr-defined]
+        known[""] = encoder_of(embedder(run))
+    return known[""]
+
+
+def embedder(run: Run) -> Run:
+    """The run that makes a knowledge base's vectors, opened once."""
+    known: dict[str, Run] = vars(run).setdefault("_embedders", {})
+    if "" not in known:
+        known[""] = run.system.embedding(run)  # type: ignore[attr-defined]
     return known[""]
 
 
