@@ -77,6 +77,9 @@ def test_one_image_alone_teaches_nothing() -> None:
     move.loss.backward()
     assert float(move.loss.detach()) == 0 and float(move.weight) == 2
     assert all(p.grad is None or not p.grad.any() for p in fitted.model.parameters())
+    with torch.no_grad():
+        found = fitted.objective.measure(fitted.model, one)
+    assert {name: float(weight) for name, (_, weight) in found.items()} == {"loss": 0, "told": 0}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["cnn", "resnet"])
@@ -132,5 +135,9 @@ def test_what_it_refuses() -> None:
         fourfold.fit(toy, images, out=False, objective="supervised")
     with pytest.raises(UserError, match=r"8 x 8 pixels cannot be halved 4 times.*--data.size"):
         fourfold.fit(toy, images, out=False, stages=4)
+    with pytest.raises(UserError, match="validation split holds 1 image, .* none or at least 2"):
+        fourfold.fit(toy, images[:25], out=False, split=(0.9, 0.05, 0.05))
+    with pytest.raises(UserError, match="batch 1: views are told from those of other images"):
+        fourfold.fit(toy, images, out=False, batch=1)
     with pytest.raises(UserError, match="a view is of one image"):
         fourfold.fit(toy, images, out=False, mixup=0.4)

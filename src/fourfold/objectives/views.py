@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import PositiveFloat
@@ -34,6 +34,24 @@ class Views(Objective):
 
     higher: ClassVar[frozenset[str]] = frozenset({"told"})
 
+    def prepare(self, run: Run) -> Self:
+        """See `Objective.prepare`.
+
+        Raises:
+            UserError: batches, or the validation split, hold one image, which has no other to be told from.
+        """
+        data: Any = run.data
+        if data.size("train") and data.batch < 2:
+            raise UserError(
+                "--data.batch 1: views are told from those of other images; expected at least 2"
+            )
+        if data.size("valid") == 1:
+            raise UserError(
+                "the validation split holds 1 image, which has no other to be told from: expected none or at least 2; "
+                "--data.split 0.8,0.2,0 makes it larger"
+            )
+        return self.model_copy()
+
     @abstractmethod
     def of(self, first: Tensor, second: Tensor, batch: Batch) -> tuple[Tensor, Tensor | float]:
         """The sum over the views that count, and how many do.
@@ -57,6 +75,8 @@ class Views(Objective):
         likeness.fill_diagonal_(-torch.inf)
         twins = torch.arange(len(both), device=both.device).roll(len(first))
         told = (likeness.argmax(1) == twins).sum()
+        if len(first) < 2:  # the last batch of a split: it measures nothing
+            return {"loss": (told * 0.0, 0.0), "told": (told * 0.0, 0.0)}
         return {"loss": self.of(first, second, batch), "told": (told, len(both))}
 
     def units(self) -> Mapping[str, str]:
@@ -96,7 +116,7 @@ class ClassViews(Views):
                 "--objective supervised needs a class of each image, and these have none; "
                 "--objective nt-xent does without"
             )
-        return self.model_copy()
+        return super().prepare(run)
 
     def of(self, first: Tensor, second: Tensor, batch: Batch) -> tuple[Tensor, Tensor | float]:
         """See `Views.of`: all 2 B views count, as each has its twin."""
