@@ -144,6 +144,10 @@ def main() -> None:
     seconds = round(time.process_time() - began)
     if arguments.digits:
         return digits(run, arguments.steps, seconds)
+    if arguments.run:  # perhaps stopped before its end: the step of the weights that were kept
+        told = {"steps": max(line["step"] for line in run.metrics.lines if line.get("kept_by"))}
+    else:
+        told = {"steps": arguments.steps, "seconds of processor time": seconds}
     from sklearn.datasets import load_sample_images
 
     for title, chosen in (
@@ -153,9 +157,8 @@ def main() -> None:
         print(title, flush=True)
         result = {
             "photographs": len(chosen),
-            "steps": arguments.steps,
-            "features of a code": arguments.features,
-            "seconds of processor time": seconds,
+            **told,
+            "features of a code": getattr(run.system, "features"),  # noqa: B009  # of whichever system
             "curve": curve(run, chosen),
         }
         keep("codec", {title: result})
