@@ -115,8 +115,35 @@ def quality(sets: Sequence[str], every: int) -> None:
                 )
             for how in ("bm25", *(("dense", "hybrid", "rrf", "auto") if model else ())):
                 result[how] = measured(ranks(run, questions, Ways(how)))  # type: ignore[arg-type]
+        if importlib.util.find_spec("txtai") is not None:
+            result |= txtai_quality(paragraphs, questions, model)
         print(name, json.dumps(result), flush=True)
         keep("rag", {f"quality, {name}": result})
+
+
+def txtai_quality(
+    paragraphs: Sequence[str], questions: Sequence[Question], model: str | None
+) -> dict[str, dict[str, float]]:
+    """The same of txtai: its own words, the same vectors, both."""
+    from txtai import Embeddings
+
+    ways: dict[str, dict[str, Any]] = {"txtai keyword": {"keyword": True}}
+    if model:
+        ways["txtai hybrid"] = {"path": model, "hybrid": True}
+    found = {}
+    for way, options in ways.items():
+        began = time.process_time()
+        peer = Embeddings(**options)
+        peer.index([(n, text, None) for n, text in enumerate(paragraphs)])
+        seconds = time.process_time() - began
+        places = np.full(len(questions), np.inf)
+        answers = peer.batchsearch([q.text for q in questions], max(AT))
+        for row, (question, some) in enumerate(zip(questions, answers, strict=True)):
+            for place, (number, _) in enumerate(some, 1):
+                if number == question.paragraph:
+                    places[row] = place
+        found[way] = {**measured(places), "processor seconds to index": round(seconds, 1)}
+    return found
 
 
 def wrong(run: Run, question: Question) -> str:
@@ -312,7 +339,9 @@ def main() -> None:
     parser.add_argument("what", choices=["quality", "rerank", "extract", "speed"])
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=list(SETS))
     parser.add_argument("--questions", type=int, default=150)
-    parser.add_argument("--pairs", type=int, default=400, help="that a reranker learns from, at most")
+    parser.add_argument(
+        "--pairs", type=int, default=400, help="that a reranker learns from, at most"
+    )
     parser.add_argument("--every", type=int, default=1, help="ask each n-th question")
     given = parser.parse_args()
     if given.what == "quality":
