@@ -111,11 +111,23 @@ def test_code_stands_under_its_definition() -> None:
     assert "return 1" in found["Cat > purr"] and "return x" in found["bark"]
 
 
+def test_comments_and_decorators_stand_with_the_definition_below_them() -> None:
+    text = "def one():\n    return 1\n\n\n# Says it twice.\n@cached\ndef two():\n    return 2\n"
+    (document,) = of_bytes(text.encode(), "a.py", "a.py")
+    first, second = passages(document, size=50, overlap=0)
+    assert first.text == "def one():\n    return 1" and first.heading == "one"
+    assert second.text == text[text.index("#") :].strip() and second.heading == "two"
+    assert second.line == 5
+
+
 def test_html_shows_what_a_browser_does() -> None:
     text = b"<p>Fish &amp; <b>chips</b></p><script>no()</script>\n\n<h2>Head</h2><ul><li>one<li>two</ul>"
     (document,) = of_bytes(text, "a.html", "a.html")
     assert document.text == "Fish & chips\n\nHead\n\none\n\ntwo"
     assert [p.line for p in passages(document, size=50, overlap=0)] == [1, 3]
+    open_head = b"<head><title>Cats</title><body><p>Seen.<svg><title>icon</title></svg>"
+    (document,) = of_bytes(open_head, "a.html", "a.html")
+    assert document.text == "Seen." and document.metadata == {"title": "Cats"}
     with pytest.raises(UserError, match="no visible text"):
         list(of_bytes(b"<html><script>all()</script></html>", "a.html", "a.html"))
 
@@ -145,6 +157,13 @@ def test_sentences() -> None:
         "狗在跑！",
         "“为什么？”",
         "他问。",
+    ]
+    assert cut("一行。\n两行！ 三段？\n“四。” 他说。") == [
+        "一行。",
+        "两行！",
+        "三段？",
+        "“四。”",
+        "他说。",
     ]
     assert cut("Das ist z.B. so. Nr. 5 lebt.") == ["Das ist z.B. so.", "Nr. 5 lebt."]
     assert cut("see a?b=1 for more") == ["see a?b=1 for more"]

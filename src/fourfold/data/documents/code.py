@@ -35,11 +35,9 @@ def _blocks(text: str) -> Iterator[Block]:
     for match in _DEFINITION.finditer(text):
         at = _first_line(text, match.start(), begin)
         yield from _lines(text, begin, at)
-        if at < match.start():
-            yield from _lines(text, at, match.start())
         named = _CALLED.search(match[0])
         title = named[1] if named else match[0].strip()
-        first, last = trimmed(text, match.start(), match.end())
+        first, last = trimmed(text, at, match.end())
         yield Block(
             first, last, "heading", 1 + len(match[1].expandtabs(4)) // 4, title.rstrip(":<")
         )

@@ -16,7 +16,7 @@ _UNIT = re.compile(rf"[{_RANGES}]|[^\s{_RANGES}]+")
 """What counts as a word: a character of a script without spaces, or what stands between such ones and spaces."""
 _END = re.compile(
     r"[.!?…]+[\"'”’»)\]]*(?=\s)"  # what ends a sentence before a space
-    r"|[。！？｡!?…]+[」』”’）》〉\"']*(?=[^\s」』”’）》〉。！？｡])"  # and without one, in Chinese and Japanese
+    r"|[。！？｡!?…]+[」』”’）》〉\"']*(?![」』”’）》〉。！？｡])"  # and without one, in Chinese and Japanese
     r"|[।॥។။]+|\n\s*\n|\n(?=[ \t]*(?:[|#*+•-]|\d{1,3}[.)])\s)"  # rows of tables and items of lists
 )
 _WORD = re.compile(r"[^\s(\[\"'“‘«]*$")

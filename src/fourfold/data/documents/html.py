@@ -39,16 +39,18 @@ class _Reader(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.made, self.metadata = Builder(), dict[str, Any]()
         self._pieces: list[str] = []
-        self._hidden, self._kept, self._heading, self._row = 0, 0, 0, False
+        self._hidden, self._kept, self._heading, self._row = list[str](), 0, 0, False
         self._title, self._line = False, 1
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in BLOCKS and self._hidden == ["head"]:
+            self._hidden.clear()  # </head> may be left out
         if tag == "title":
-            self._title = True
+            self._title = "svg" not in self._hidden
         elif tag == "meta":
             self._meta(dict(attrs))
         elif tag in HIDDEN:
-            self._hidden += 1
+            self._hidden.append(tag)
         elif tag in BLOCKS:
             if not (self._row and tag in ("p", "div")):
                 self.end_block()
@@ -65,7 +67,8 @@ class _Reader(HTMLParser):
         if tag == "title":
             self._title = False
         elif tag in HIDDEN:
-            self._hidden = max(0, self._hidden - 1)
+            if tag in self._hidden:
+                self._hidden.remove(tag)
         elif tag in BLOCKS:
             if self._row and tag in ("p", "div"):
                 self._pieces.append(" ")

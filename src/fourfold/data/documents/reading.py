@@ -22,8 +22,8 @@ READERS: dict[str, Reader] = {
 }  # fmt: skip
 """By suffix; all else is read as text."""
 ROWS = {".jsonl", ".ndjson"}
-VERSION = 1
-"""Of what the readers make; a change that moves offsets raises it, and everything is read again."""
+VERSION = 2
+"""Of what the readers and the cutting make; a change of either raises it, and everything is read again."""
 
 
 def read(path: Path, *, field: str | None = None, largest: int = 1 << 28) -> Iterator[Document]:
