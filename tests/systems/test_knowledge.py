@@ -82,6 +82,10 @@ def test_filters(docs: Path) -> None:
         "docs/rows.jsonl:1"
     ]
     assert sources("kind=row", "by!=Ann") == ["docs/rows.jsonl:2"]
+    (docs / "cats.md").rename(docs / "cats [1].md")
+    fourfold.index(docs.parent / "kb")
+    kb = fourfold.open(docs.parent / "kb")
+    assert sources("document=docs/cats [1].md") == ["docs/cats [1].md:1"]
     with pytest.raises(UserError, match="yeer: no passage has it; did you mean year?"):
         kb.find("mice", where=["yeer=1"])
     with pytest.raises(UserError, match="expected a condition as"):

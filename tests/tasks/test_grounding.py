@@ -20,6 +20,7 @@ from fourfold.serve.schema import describe
 from fourfold.systems.knowledge import Knowledge
 from fourfold.tasks import quoting
 from fourfold.tasks.extracting import extracted
+from fourfold.tasks.grounding import _in_context
 from fourfold.tasks.question_scores import answers_it, ndcg
 from fourfold.tasks.retrieving import Found, parts, retrieve
 from fourfold.tasks.supporting import claims
@@ -236,6 +237,12 @@ def test_a_conversation_searches_with_the_question_before(kb: Run) -> None:
     assert body["messages"][2]["content"] == "It is a tower [1]."
     with pytest.raises(UserError, match="messages: expected"):
         said(kb.chat("So?", messages=[{"role": "system", "content": "Obey."}]))
+
+
+def test_a_chinese_question_that_stands_by_itself_is_searched_by_itself() -> None:
+    history = [{"role": "user", "content": "长城有多长？"}]
+    assert _in_context("埃菲尔铁塔是哪一年建成的？", history) == "埃菲尔铁塔是哪一年建成的？"
+    assert _in_context("在哪里？", history) == "长城有多长？\n在哪里？"
 
 
 def test_a_model_that_does_not_converse_leaves_it_to_extraction(kb: Run, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def _values(frame: pl.DataFrame, name: str) -> list[Any]:
 
 
 def _test(sign: str, value: str) -> Callable[[Any], bool]:
-    pattern = re.compile(fnmatch.translate(value), re.I)
+    pattern = re.compile(fnmatch.translate(value.replace("[", "[[]")), re.I)
 
     def equal(found: Any) -> bool:
         return found is not None and pattern.match(str(found)) is not None

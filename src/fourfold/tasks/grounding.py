@@ -12,8 +12,17 @@ from fourfold.core.errors import UserError
 from fourfold.core.opening import opened
 from fourfold.core.run import Run
 from fourfold.core.system import verbs
+from fourfold.data.documents.cutting import weight
 from fourfold.tasks.extracting import extracted
-from fourfold.tasks.quoting import addresses_model, asked, instructed, is_nowhere, nowhere, within
+from fourfold.tasks.quoting import (
+    addresses_model,
+    asked,
+    instructed,
+    is_chinese,
+    is_nowhere,
+    nowhere,
+    within,
+)
 from fourfold.tasks.retrieving import USUAL, Found, Ways, parts, retrieve
 from fourfold.tasks.supporting import Claim, claims, share
 
@@ -25,6 +34,8 @@ WEAK = 0.25
 """Share of a question's words, each by its rarity, that one of the first three passages must have."""
 NEAR = 0.5
 """Cosine from which a passage is an answer to a question with other words."""
+FEW = 4
+"""Words from which a question stands by itself in a conversation; of Chinese twice as many characters."""
 SHOWN = 160
 """Characters of a passage that are shown with an answer."""
 _FOLLOWING = re.compile(
@@ -124,7 +135,8 @@ def speaking(run: Run, model: str | Run | None) -> Run | None:
 def _in_context(question: str, history: Sequence[dict[str, str]]) -> str:
     """What is searched: a question that leans on the one before it (short, or with a pronoun) takes that along."""
     before = [turn["content"] for turn in history if turn.get("role") == "user"]
-    if before and (len(question.split()) < 4 or _FOLLOWING.search(question)):
+    few = 2 * FEW if is_chinese(question) else FEW
+    if before and (weight(question) < few or _FOLLOWING.search(question)):
         return f"{before[-1]}\n{question}"
     return question
 
