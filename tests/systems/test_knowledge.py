@@ -162,6 +162,12 @@ def test_sources_are_added_and_removed(docs: Path, tmp_path: Path) -> None:
     fourfold.index(docs, out=place)
     kb = fourfold.index(more, out=place)
     assert len(kb.find("fish mice")) == 2
+    fourfold.index(place, undo=True)
+    assert len(fourfold.index(place).find("fish mice")) == 1  # the source is gone too
+    fourfold.index(more, out=place)
+    fourfold.index(place, remove=[more])
+    fourfold.index(place, undo=True)
+    assert len(fourfold.index(place).find("fish mice")) == 2  # and here it is back
     kb = fourfold.index(place, remove=[docs])
     assert len(kb.find("fish mice")) == 1
     with pytest.raises(UserError, match="not among its sources"):

@@ -10,6 +10,7 @@ from torch import nn
 from fourfold.core.errors import UserError
 from fourfold.core.parts import Data, Objective, Optimizer
 from fourfold.core.run import Run
+from fourfold.core.sources import stored
 
 KEPT = 10
 """States of a knowledge base that can be gone back to."""
@@ -54,7 +55,7 @@ class Indexing(Optimizer):
         run.metrics.close()
 
     def undo(self, run: Run) -> None:
-        """Go back to the state before the last change.
+        """Go back to the state before the last change, and to the sources that it was made of.
 
         Raises:
             UserError: there is none, or another process is indexing.
@@ -66,6 +67,7 @@ class Indexing(Optimizer):
         with documents.alone(run.folder):
             store = documents.store(system.encoder(run)[1])
             store.restore(versions[-2])
+            run.sources = documents.sources().get(str(versions[-2]), run.sources)
             found = documents.gathered(store)
             self.commit(run, found, [*versions[:-2], store.version])
 
@@ -76,6 +78,7 @@ class Indexing(Optimizer):
         states = list(dict.fromkeys(versions))[-KEPT:]
         index.take(found.texts(), found.digest, states)
         documents.save(run.folder / "data")
+        documents.keep_sources(states[-1], stored(run.sources))
         run.keep_weights()
         documents.forget(found.digest)
 

@@ -35,6 +35,8 @@ from fourfold.kernels import terms
 
 PAUSE = 5.0
 """Seconds between two sentences on how far it is."""
+SOURCES = 20
+"""States of which the sources are kept: those that can be gone back to, and those just gone back from."""
 ASKED = 12
 """Words that a sentence must have to stand for a question, where a passage has such a one."""
 
@@ -169,6 +171,26 @@ class DocumentsData(Indexed):
         self._tell(found, None)
         self.passages_ = found
         return found
+
+    def sources(self) -> dict[str, Any]:
+        """What each of the last states of the store was made of, by its version."""
+        assert self.place is not None  # noqa: S101
+        path = self.place / "sources.json"
+        try:
+            known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            return dict(known)
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{path}: damaged ({error}); remove it") from error
+
+    def keep_sources(self, version: int, sources: Any) -> None:
+        """Keep what a state was made of; of older states for as long as they can be gone back to."""
+        assert self.place is not None  # noqa: S101
+        known = {**self.sources(), str(version): sources}
+        newest = sorted(known, key=int)[-SOURCES:]
+        write_text(
+            self.place / "sources.json",
+            json.dumps({v: known[v] for v in newest}, ensure_ascii=False),
+        )
 
     def alone(self, folder: Path) -> AbstractContextManager[None]:
         """Be the only one who writes in a run's folder; see `sole_writer`."""
