@@ -176,6 +176,15 @@ def test_sources_are_added_and_removed(docs: Path, tmp_path: Path) -> None:
         fourfold.index(place, remove=[more])
 
 
+def test_names_that_two_files_share_are_said(docs: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / docs.name
+    other.mkdir(parents=True)
+    (other / "cats.md").write_text("Lions are cats too.")
+    kb = fourfold.index([docs, other], out=tmp_path / "kb")
+    (note,) = (n for n in kb.data.summary()["notes"] if "several files" in n)
+    assert note.startswith("1 names stand for several files each, as docs/cats.md")
+
+
 def test_a_reader_sees_the_old_state_while_a_writer_works(docs: Path) -> None:
     place = docs.parent / "kb"
     fourfold.index(docs, out=place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,12 @@ def find_files(sources: Any) -> tuple[list[File], list[str]]:
             found.setdefault(file.path.resolve(), file)
     if not found:
         raise UserError(f"{', '.join(map(str, many)) or 'no source'}: no document there")
+    called = Counter(file.name for file in found.values())
+    if same := sorted(name for name, count in called.items() if count > 1):
+        notes.append(
+            f"{len(same)} names stand for several files each, as {same[0]}, so that a source does not tell which; "
+            "index a folder above them."
+        )
     return sorted(found.values(), key=lambda f: f.key), notes
 
 
