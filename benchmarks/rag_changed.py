@@ -78,9 +78,7 @@ def asked(
     found = closed_book(str(path), closed=str(closed), tuned=str(tuned), rag=str(book))
     values = {c.name: c.values for c in found.contenders}
     score = fourfold.open(book).evaluate(str(path)).values
-    values["retrieval, extracted"] = {
-        "exact match": score["exact match"], "F1": score["f1"] if "f1" in score else score["F1"]
-    }  # fmt: skip
+    values["retrieval, extracted"] = {"exact match": score["exact_match"], "F1": score["f1"]}
     return {
         way: {n: round(float(v[n]), 4) for n in ("exact match", "F1", "unsupported", "seconds a question") if n in v}
         for way, v in values.items()
