@@ -239,6 +239,15 @@ def test_a_conversation_searches_with_the_question_before(kb: Run) -> None:
         said(kb.chat("So?", messages=[{"role": "system", "content": "Obey."}]))
 
 
+def test_commas_between_thousands_are_no_other_number() -> None:
+    kb = fourfold.fit("knowledge", {"text": ["The bridge is 2,737 metres long."]}, out=False)
+    found = retrieve(kb, "bridge", 1)
+    _, index = parts(kb)
+    for length, good in (("2737", True), ("2,737", True), ("2,738", False), ("273", False)):
+        (claim,) = claims(f"The bridge is {length} metres long [1].", found, index)
+        assert claim.supported is good
+
+
 def test_a_chinese_question_that_stands_by_itself_is_searched_by_itself() -> None:
     history = [{"role": "user", "content": "长城有多长？"}]
     assert _in_context("埃菲尔铁塔是哪一年建成的？", history) == "埃菲尔铁塔是哪一年建成的？"

@@ -18,6 +18,7 @@ SUPPORTED = 0.5
 """Share of a sentence's words, each by its rarity, that the passages that it cites must have."""
 _CITED = re.compile(r"\s*[\[［【]\s*(\d+(?:\s*[,，、]\s*\d+)*)\s*[\]］】]")
 _NUMBER = re.compile(r"\d[\d.,]*")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,15 @@ def _claim(text: str, passages: Sequence[Found], index: PassageIndex) -> Claim:
 
 def absent(sentence: str, said: str, index: PassageIndex) -> str | None:
     """What of a sentence does not stand in a text: a number, "" for the sentence as a whole, None if it stands there."""
-    figures = {n.rstrip(".,") for n in _NUMBER.findall(sentence)}
-    missing = sorted(figures - {n.rstrip(".,") for n in _NUMBER.findall(said)})
+    missing = sorted(_figures(sentence) - _figures(said))
     if missing:
         return missing[0]
     return "" if share(index, sentence, said) < SUPPORTED else None
+
+
+def _figures(text: str) -> set[str]:
+    """The numbers of a text; 2,737 is 2737."""
+    return {_THOUSANDS.sub("", n.rstrip(".,")) for n in _NUMBER.findall(text)}
 
 
 def supported(answer: str, passages: Sequence[Found], index: PassageIndex) -> list[bool]:
