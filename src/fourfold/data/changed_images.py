@@ -5,7 +5,6 @@ Batches are those of `images`; held-out images, and those that are encoded, stay
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from pydantic import Field, field_validator
 
 from fourfold.core.parts import Batch, Split
 from fourfold.data.augmentation import Augmentation, Draws, Unchanged
-from fourfold.data.images import ImageData, Images
+from fourfold.data.images import Examples, ImageData, Images, Preparation
 from fourfold.data.labelled_images import numbers_of
 
 
@@ -32,24 +31,22 @@ class ChangedImages(Images):
             raise ValueError("mixup and cutmix join images with their classes, which are not learned here: they stay 0")  # fmt: skip
         return how
 
-    def open(self, sources: Any, *, seed: int = 0, valid: Any = None) -> ChangedImageData:
-        """See `Images.open`."""
-        return ChangedImageData.of(super().open(sources, seed=seed, valid=valid))
-
-    def restore(self, folder: Path) -> ChangedImageData:
-        """See `DataOptions.restore`."""
-        return ChangedImageData.of(super().restore(folder))
+    def made(
+        self,
+        preparation: Preparation,
+        examples: Examples | None,
+        about: dict[str, Any],
+        *,
+        seed: int,
+    ) -> ChangedImageData:
+        """See `Images.made`."""
+        return ChangedImageData(self, preparation, examples, about, seed=seed)
 
 
 class ChangedImageData(ImageData):
     """See `ChangedImages`."""
 
     _draws: tuple[int, Draws] | None = None
-
-    @classmethod
-    def of(cls, data: ImageData) -> ChangedImageData:
-        """The same images, to be changed in training."""
-        return cls(data.options, data.preparation, data.examples, data.summary(), seed=data.seed)
 
     def take(self, split: Split, index: np.ndarray | slice, epoch: int | None) -> Batch:
         """See `Indexed.take`."""
@@ -62,9 +59,3 @@ class ChangedImageData(ImageData):
         images, labels = self.some(split, index)
         batch = {"image": self._draws[1].apply(images, numbers_of(index)).images}
         return batch if labels is None else {**batch, "label": labels}
-
-    def reopen(
-        self, sources: Any, *, seed: int = 0, valid: Any = None, whole: bool = False
-    ) -> ChangedImageData:
-        """See `ImageData.reopen`."""
-        return self.of(super().reopen(sources, seed=seed, valid=valid, whole=whole))

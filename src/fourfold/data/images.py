@@ -99,7 +99,18 @@ class Images(DataOptions):
         preparation = Preparation(
             tuple(tree["shape"]), tuple(tree["classes"]), values_range, tree["fingerprint"]
         )
-        return ImageData(self, preparation, None, about, seed=0)
+        return self.made(preparation, None, about, seed=0)
+
+    def made(
+        self,
+        preparation: Preparation,
+        examples: Examples | None,
+        about: dict[str, Any],
+        *,
+        seed: int,
+    ) -> ImageData:
+        """The data of these options, from what was read."""
+        return ImageData(self, preparation, examples, about, seed=seed)
 
 
 class ImageData(Indexed):
@@ -250,9 +261,7 @@ def open_images(
         counts = torch.bincount(labels, minlength=len(classes)).tolist()
         about["classes"] = dict(zip(classes, counts, strict=True))
     about |= {"skipped": reader.skipped, "resized": reader.resized, "notes": notes}
-    return ImageData(
-        options, preparation, Examples(images, labels, rows, reader.names), about, seed=seed
-    )
+    return options.made(preparation, Examples(images, labels, rows, reader.names), about, seed=seed)
 
 
 def _classes(names: list[str] | None) -> tuple[str, ...]:

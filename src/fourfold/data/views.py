@@ -6,7 +6,6 @@ A batch is {"image": (B, C, H, W) float32 in [-1, 1], one view of each image, "s
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from pydantic import field_validator
 
 from fourfold.core.parts import Batch, Split
 from fourfold.data.augmentation import Augmentation, Draws
-from fourfold.data.images import ImageData, Images
+from fourfold.data.images import Examples, ImageData, Images, Preparation
 from fourfold.data.labelled_images import numbers_of
 
 
@@ -36,24 +35,22 @@ class ViewedImages(Images):
             )
         return how
 
-    def open(self, sources: Any, *, seed: int = 0, valid: Any = None) -> ViewedImageData:
-        """See `Images.open`."""
-        return ViewedImageData.of(super().open(sources, seed=seed, valid=valid))
-
-    def restore(self, folder: Path) -> ViewedImageData:
-        """See `DataOptions.restore`."""
-        return ViewedImageData.of(super().restore(folder))
+    def made(
+        self,
+        preparation: Preparation,
+        examples: Examples | None,
+        about: dict[str, Any],
+        *,
+        seed: int,
+    ) -> ViewedImageData:
+        """See `Images.made`."""
+        return ViewedImageData(self, preparation, examples, about, seed=seed)
 
 
 class ViewedImageData(ImageData):
     """See `ViewedImages`."""
 
     _draws: tuple[Split, int | None, tuple[Draws, Draws]] | None = None
-
-    @classmethod
-    def of(cls, data: ImageData) -> ViewedImageData:
-        """The same images, to be seen in two ways."""
-        return cls(data.options, data.preparation, data.examples, data.summary(), seed=data.seed)
 
     def take(self, split: Split, index: np.ndarray | slice, epoch: int | None) -> Batch:
         """See `Indexed.take`."""
@@ -78,9 +75,3 @@ class ViewedImageData(ImageData):
             ]
             self._draws = split, epoch, (both[0], both[1])
         return self._draws[2]
-
-    def reopen(
-        self, sources: Any, *, seed: int = 0, valid: Any = None, whole: bool = False
-    ) -> ViewedImageData:
-        """See `ImageData.reopen`."""
-        return self.of(super().reopen(sources, seed=seed, valid=valid, whole=whole))

@@ -343,8 +343,6 @@ class Search(Stepper):
         if self.evaluated_at < 0:  # a run that is stopped before its first evaluation can be used
             self._keep_weights(self.average.weights() if self.average else None)
         self.saving.save(self.done, self.state(), beside)
-        if not beside:
-            self.saving.end()
 
     def _sentence(self, what: str, where: str) -> str:
         """See `Stepper._sentence`: which checkpoint is kept is known once it is written."""
