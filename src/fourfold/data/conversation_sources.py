@@ -17,9 +17,10 @@ from fourfold.data.chat import TEMPLATES, Chat, Rendered, builtin_or_file
 from fourfold.data.chat_tokens import Encoded, special_tokens
 from fourfold.data.corpus import SPLITS
 from fourfold.data.records import Record, sourced
-from fourfold.data.text import Text, TextData, learn_vocabulary
+from fourfold.data.text import Text, TextData
 from fourfold.data.tokens import Measures
 from fourfold.data.turns import Conversation, conversation
+from fourfold.data.vocabularies import learn_vocabulary
 from fourfold.data.vocabulary import END, Vocabulary
 
 if TYPE_CHECKING:

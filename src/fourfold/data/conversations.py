@@ -28,8 +28,9 @@ from fourfold.data.loading import Indexed
 from fourfold.data.packing import pack
 from fourfold.data.splits import Shares
 from fourfold.data.templated import WINDOW, Templated, ready, taken_over
-from fourfold.data.text import IGNORE, TextData, load_vocabulary
+from fourfold.data.text import IGNORE, TextData
 from fourfold.data.turns import Conversation
+from fourfold.data.vocabularies import load_vocabulary
 from fourfold.data.vocabulary import Vocabulary
 
 FORMAT = 1

@@ -26,7 +26,7 @@ from fourfold.data.pair_encoding import (
 from fourfold.data.pair_lengths import counted, sentences
 from fourfold.data.pair_sources import Sides, read_pairs
 from fourfold.data.subwords import Subwords
-from fourfold.data.text import Unit, learn_vocabulary
+from fourfold.data.vocabularies import Unit, learn_vocabulary
 from fourfold.data.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from fourfold.data.pair_encoding import Encoded
 from fourfold.data.pair_lengths import Long
 from fourfold.data.pair_opening import FORMAT, opened
 from fourfold.data.splits import Shares
-from fourfold.data.text import Unit, load_vocabulary
+from fourfold.data.vocabularies import Unit, load_vocabulary
 
 Ratio = Annotated[float, Field(gt=1)]
 

@@ -15,8 +15,8 @@ from fourfold.data.chat import Chat, builtin_or_file
 from fourfold.data.chat_tokens import encode_chats, special_tokens, stop_token
 from fourfold.data.conversation_sources import reading
 from fourfold.data.subwords import Subwords
-from fourfold.data.text import load_vocabulary
 from fourfold.data.turns import Conversation, Turn
+from fourfold.data.vocabularies import load_vocabulary
 from fourfold.data.vocabulary import END, Bytes, Characters, Vocabulary
 
 FORMAT = 1

@@ -7,38 +7,31 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
-from fourfold.core.errors import UserError, nearest
+from fourfold.core.errors import UserError
 from fourfold.core.parts import Batch, Data, DataOptions, Split
 from fourfold.core.state import write_text
 from fourfold.data.catalog import cache_folder
 from fourfold.data.continuing import Rows, rows_of
 from fourfold.data.corpus import LONGEST, SPLITS, Corpus, Part, parts, plan_split, whole_documents
 from fourfold.data.loading import Indexed
-from fourfold.data.mixture import Mixture, mixed, weight_of
-from fourfold.data.readers import Origin
-from fourfold.data.spaced import Jieba, Spaced
+from fourfold.data.mixture import Mixture, weight_of
 from fourfold.data.splits import Shares
 from fourfold.data.subwords import Subwords
-from fourfold.data.text_sources import find_origins
+from fourfold.data.text_stocks import read_stocks
 from fourfold.data.tokens import Measures, encode_splits
-from fourfold.data.vocabulary import Bytes, Characters, Texts, Vocabulary
-from fourfold.data.words import Words
+from fourfold.data.vocabularies import Unit, learn_vocabulary, load_vocabulary
+from fourfold.data.vocabulary import Bytes, Characters, Vocabulary
 
 FORMAT = 1
-WORDS: dict[str, type[Words | Spaced | Jieba]] = {
-    kind.unit: kind for kind in (Words, Spaced, Jieba)
-}
-"""Vocabularies of words, by unit."""
 IGNORE = -100
 """Target of positions that do not count."""
-Unit = Literal["byte", "character", "word", "space", "jieba", "bpe"]
 
 
 class Text(DataOptions):
@@ -390,16 +383,6 @@ MOST_FILES = 10_000
 """Files whose digests are kept; of more it is not told which one has changed."""
 
 
-class _Stock(NamedTuple):
-    """Documents with the shares that go into the splits."""
-
-    corpus: Corpus
-    shares: tuple[float, float, float]
-    name: str = ""
-    trains: bool = True
-    """Whether its training share is used."""
-
-
 def _open(
     options: Text,
     vocabulary: Vocabulary | None,
@@ -410,7 +393,7 @@ def _open(
     whole: bool,
 ) -> TextData:
     """Read, split, learn the vocabulary where there is none yet, and encode."""
-    stocks, notes = _read(options, sources, valid, whole=whole)
+    stocks, notes = read_stocks(options, sources, valid, whole=whole)
     plans = [plan_split(stock.corpus.characters, stock.shares, seed) for stock in stocks]
     unit = vocabulary.unit if vocabulary else Subwords.unit if options.tokenizer else options.unit
     anywhere = unit in (Bytes.unit, Characters.unit)
@@ -480,7 +463,7 @@ def split_text(
         options, sources, seed, valid: as for `Text.open`.
         split: which.
     """
-    stocks, _ = _read(options, sources, valid, whole=False)
+    stocks, _ = read_stocks(options, sources, valid, whole=False)
     anywhere = options.tokenizer is None and options.unit in (Bytes.unit, Characters.unit)
     found = []
     for stock in stocks:
@@ -489,42 +472,6 @@ def split_text(
             some = parts(stock.corpus, bounds, anywhere=anywhere)
             found += [p.text for p in some if p.split == split]
     return "".join(found)
-
-
-def _read(
-    options: Text, sources: Any, valid: Any, *, whole: bool
-) -> tuple[list[_Stock], list[str]]:
-    """The sources' documents, then those to train on in their place, then those of the validation split; with notes."""
-    train, held, test = options.split
-    shares = (train, held, test)
-    if whole:
-        shares = (0.0, 0.0, 1.0)
-    elif valid is not None:
-        shares = (train + held, 0.0, test)
-    notes: list[str] = []
-    groups: list[tuple[str, list[Origin], tuple[float, float, float], bool]] = []
-    replaced = options.training is not None and not whole
-    if options.mixture is not None and not whole:
-        found, notes = mixed(options.mixture, sources, options.field, strict=options.strict)
-        groups += [(name, origins, shares, True) for name, origins in found]
-    else:
-        origins, notes = find_origins(sources, options.field, strict=options.strict)
-        groups.append(("", origins, shares, not replaced))
-    if replaced:
-        more, said = find_origins(options.training, options.field, strict=options.strict)
-        groups.append(("", more, (1.0, 0.0, 0.0), True))
-        notes += said
-    if valid is not None:
-        more, said = find_origins(valid, options.field, strict=options.strict)
-        known = {o.path.resolve() for group in groups for o in group[1] if o.path}
-        if both := known & {o.path.resolve() for o in more if o.path}:
-            raise UserError(f"{min(both)}: is among the training and the validation texts")
-        groups.append(("", more, (0.0, 1.0, 0.0), True))
-        notes += said
-    stocks = [_Stock(Corpus(some), share, name, on) for name, some, share, on in groups]
-    if empty := sum(stock.corpus.empty for stock in stocks):
-        notes.append(f"{empty} documents without text left out")
-    return stocks, notes
 
 
 def _weighed(mixture: dict[str, float], names: list[str]) -> list[tuple[str, float]]:
@@ -539,53 +486,6 @@ def _learn(options: Text, stream: Any, characters: int) -> Vocabulary:
     if options.tokenizer is not None:
         return Subwords.read(Path(options.tokenizer))
     return learn_vocabulary(options.unit, texts, options.vocabulary, options.min_count, characters)
-
-
-def learn_vocabulary(
-    unit: Unit, texts: Texts, size: int | None, min_count: int, characters: int
-) -> Vocabulary:
-    """A vocabulary of some texts, those of the training split.
-
-    Args:
-        unit: what a token is.
-        texts: their pieces.
-        size: entries; None takes all, or for bpe as many as the length of the text asks for.
-        min_count: how often an entry must occur.
-        characters: how long the texts are.
-
-    Raises:
-        UserError: more entries are asked than the texts support.
-    """
-    if unit == "character":
-        return Characters.learn(texts, size, min_count)
-    if unit in WORDS:
-        return WORDS[unit].learn(texts, size, min_count)
-    if unit == "bpe":
-        return Subwords.learn(texts, size, min_count, characters)
-    if size not in (None, len(Bytes())):
-        raise UserError(f"vocabulary: {size} entries asked, the unit byte has {len(Bytes())}")
-    return Bytes()
-
-
-def load_vocabulary(folder: Path) -> Vocabulary:
-    """The vocabulary that `Vocabulary.save` wrote into a folder.
-
-    Raises:
-        UserError: it is of an unknown unit.
-    """
-    path = folder / Vocabulary.file
-    if not path.exists():
-        return Subwords.read(folder, as_saved=True)
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    if stored["unit"] == Bytes.unit:
-        return Bytes()
-    kinds: dict[str, type[Vocabulary]] = {Characters.unit: Characters, **WORDS}
-    if stored["unit"] not in kinds:
-        raise UserError(f"{path}: unknown unit {stored['unit']!r}{nearest(stored['unit'], kinds)}")
-    kind, entries = kinds[stored["unit"]], stored["entries"]
-    if kind is Spaced:
-        return Spaced(entries, padded=bool(stored["padded"]))
-    return kind(entries)  # type: ignore[call-arg]
 
 
 def _whole_document_notes(vocabulary: Vocabulary, corpora: list[Corpus]) -> list[str]:

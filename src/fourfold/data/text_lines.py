@@ -23,8 +23,8 @@ from fourfold.data.loading import Indexed
 from fourfold.data.made_sentences import made_sentences
 from fourfold.data.readers import documents
 from fourfold.data.splits import Shares
-from fourfold.data.text import learn_vocabulary, load_vocabulary
 from fourfold.data.text_sources import find_origins
+from fourfold.data.vocabularies import learn_vocabulary, load_vocabulary
 from fourfold.data.vocabulary import Vocabulary
 
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")

@@ -27,7 +27,8 @@ from fourfold.core.sources import describe, stored
 from fourfold.core.state import atomically, write_text
 from fourfold.core.system import System
 from fourfold.core.types import Explanation, Table
-from fourfold.data.text import WORDS, Text, TextData, split_text
+from fourfold.data.text import Text, TextData, split_text
+from fourfold.data.vocabularies import WORDS
 from fourfold.data.vocabulary import Vocabulary
 from fourfold.kernels.ngram_growth import grow
 from fourfold.look.facts import count, examples_seen, timings
