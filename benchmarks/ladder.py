@@ -31,7 +31,8 @@ from benchmarks.side_by_side import data_file, keep
 from fourfold.core.console import Plain
 from fourfold.data.text import Text, TextData
 from fourfold.selection.compressors import compressed_bits
-from fourfold.selection.ladder import RUNGS, Ladder, ladder
+from fourfold.selection.ladder import RUNGS, ladder
+from fourfold.selection.ladder_record import Ladder
 
 FEWER = {"optimizer.evaluate_every": "25%"}
 

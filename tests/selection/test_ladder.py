@@ -18,7 +18,8 @@ from fourfold.cli.main import dispatch
 from fourfold.core.errors import Interrupted, UserError
 from fourfold.data.text import Text, split_text
 from fourfold.selection.compressors import compressed_bits
-from fourfold.selection.ladder import RUNGS, Ladder, ladder
+from fourfold.selection.ladder import RUNGS, ladder
+from fourfold.selection.ladder_record import Ladder
 
 LINES = [
     f"the {a} sat on the {b} .\n" for a in ("cat", "dog", "cow") for b in ("mat", "log", "hay")
