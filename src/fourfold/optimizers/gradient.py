@@ -29,7 +29,7 @@ class Gradient(Optimizer):
     kind: Literal["gradient"] = "gradient"
     algorithm: str = "adamw"
     """A torch optimizer by name: adamw, adam, sgd, rmsprop, adagrad, muon, ... Muon moves the hidden
-    matrices and leaves the rest to AdamW. lars and lamb are for large batches."""
+    matrices and filters and leaves the rest to AdamW. lars and lamb are for large batches."""
     arguments: dict[str, Any] = {}
     """Keyword arguments of that torch optimizer, as momentum=0.9, nesterov=true or betas=[0.9, 0.95]."""
     lr: PositiveFloat = 1e-3

@@ -16,7 +16,36 @@ from torch import Tensor
 
 
 class Muon(torch.optim.Muon):
-    """Momentum, orthogonalized by a Newton-Schulz iteration in bfloat16; arguments as torch.optim.Muon."""
+    """Momentum, orthogonalized by a Newton-Schulz iteration in bfloat16; arguments as torch.optim.Muon.
+
+    Filters of convolutions (outputs, inputs, k, ...), which torch's own refuses, are matrices of a row for each output.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315),
+        eps: float = 1e-7,
+        ns_steps: int = 5,
+        adjust_lr_fn: str | None = None,
+    ) -> None:
+        # torch's own checks the arguments, on a matrix: it would refuse filters
+        checked = torch.optim.Muon(
+            [torch.zeros(1, 1)],
+            lr,
+            weight_decay,
+            momentum,
+            nesterov,
+            ns_coefficients,
+            eps,
+            ns_steps,
+            adjust_lr_fn,
+        )
+        torch.optim.Optimizer.__init__(self, params, checked.defaults)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -38,13 +67,14 @@ class Muon(torch.optim.Muon):
             if group["weight_decay"]:
                 torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
             moves = orthogonalized(
-                [_whole(u) for u in updates],
+                [_whole(u).flatten(1) for u in updates],
                 group["ns_coefficients"],
                 group["ns_steps"],
                 group["eps"],
             )
             for param, move in zip(params, moves, strict=True):
-                param.add_(_part_of(move, param), alpha=-lr * _ratio(group["adjust_lr_fn"], param))
+                move = _part_of(move.view(param.shape), param)
+                param.add_(move, alpha=-lr * _ratio(group["adjust_lr_fn"], param))
 
     def _buffer(self, param: Tensor) -> Tensor:
         state = self.state[param]
@@ -69,7 +99,7 @@ def _part_of(move: Tensor, param: Tensor) -> Tensor:
 
 def _ratio(rule: str | None, param: Tensor) -> float:
     """How the rate of a matrix depends on its shape: as published, or to match AdamW's step size."""
-    rows, columns = param.shape
+    rows, columns = param.shape[0], math.prod(param.shape[1:])
     if rule == "match_rms_adamw":
         return 0.2 * math.sqrt(max(rows, columns))
     return math.sqrt(max(1.0, rows / columns))

@@ -18,6 +18,8 @@ from fourfold.optimizers.large_batch import LAMB, LARS
 from fourfold.optimizers.muon import Muon
 
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Layers whose filters are to Muon a matrix with a row for each output."""
 OUTPUTS = {"head", "lm_head", "output", "lora"}
 """Names of what Muon leaves to AdamW: output layers, as its paper does, and adapters, which are no hidden matrices."""
 DECOUPLED = {"AdamW", "Muon", "NAdam", "RAdam", "LARS", "LAMB"}
@@ -168,6 +170,7 @@ def _groups(
         if name.rpartition(".")[2] in OUTPUTS
         for p in m.parameters()
     }
+    filters = {id(m.weight) for m in module.modules() if isinstance(m, CONVOLUTIONS)}
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     matrices: list[nn.Parameter] = []
@@ -176,11 +179,15 @@ def _groups(
             continue
         if parameter.ndim < 2 or id(parameter) in embedded:
             plain.append(parameter)
-        elif muon and parameter.ndim == 2 and id(parameter) not in outputs:
+        elif muon and _hidden_matrix(parameter, filters, outputs):
             matrices.append(parameter)
         else:
             decayed.append(parameter)
     return decayed, plain, matrices
+
+
+def _hidden_matrix(parameter: nn.Parameter, filters: set[int], outputs: set[int]) -> bool:
+    return (parameter.ndim == 2 or id(parameter) in filters) and id(parameter) not in outputs
 
 
 class PlayerSettings:
