@@ -106,8 +106,6 @@ class WhitenedNet(Staged):
         first.weight.requires_grad = False
         if images is not None:
             first.weight.data.copy_(whitening(images[:SAMPLE]))
-        if first.bias is not None:
-            nn.init.zeros_(first.bias)
         first.bias = nn.Parameter(torch.zeros(directions))
         self.stages = nn.ModuleList(
             [
