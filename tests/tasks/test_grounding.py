@@ -280,6 +280,27 @@ def test_claims_by_hand(kb: Run) -> None:
     assert claims("Not in the documents.", passages, index) == []
 
 
+@pytest.mark.parametrize(
+    ("marks", "cited"),
+    [
+        ("[1-3]", (1, 2, 3)),
+        ("【1–2】", (1, 2)),
+        ("[3; 1]", (3, 1)),
+        ("［1至3］", (1, 2, 3)),
+        ("[2][1 ~ 2]", (2, 1, 2)),
+        ("[2-999999999]", (2, 3, 4)),
+        ("(1)", ()),
+    ],
+)
+def test_ranges_of_citations(kb: Run, marks: str, cited: tuple[int, ...]) -> None:
+    passages, (_, index) = [Found(n, 1.0, "d", TEXTS["eiffel"], 0, 9) for n in range(3)], parts(kb)
+    (claim,) = claims(f"The tower was finished in 1889. {marks}", passages, index)[:1]
+    assert claim.cited == cited
+    assert claim.why == {(2, 3, 4): "cites [4], which there is not", (): "cites nothing"}.get(
+        cited, claim.why
+    )
+
+
 def test_evaluate(kb: Run, tmp_path: Path) -> None:
     rows = [
         {"question": "When was the Eiffel Tower finished?", "answer": "1889", "document": "eiffel"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,9 @@ from fourfold.tasks.retrieving import Found
 
 SUPPORTED = 0.5
 """Share of a sentence's words, each by its rarity, that the passages that it cites must have."""
-_CITED = re.compile(r"\s*[\[［【]\s*(\d+(?:\s*[,，、]\s*\d+)*)\s*[\]］】]")
+_CITED = re.compile(r"\s*[\[［【]\s*(\d+(?:\s*[,，、;；\-–—~～至]\s*\d+)*)\s*[\]］】]")
+_CITATION = re.compile(r"(\d+)(?:\s*[-–—~～至]\s*(\d+))?")
+"""A number, or the first and the last of several."""
 _NUMBER = re.compile(r"\d[\d.,]*")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
@@ -78,8 +80,16 @@ def _bare(text: str) -> str:
     return _CITED.sub("", text).strip()
 
 
+def _cited(text: str, count: int) -> Iterator[int]:
+    """The numbers that a sentence cites, of [1], [1, 2] and [1-3]; a range ends one beyond the passages there are."""
+    for group in _CITED.findall(text):
+        for first, last in _CITATION.findall(group):
+            yield int(first)
+            yield from range(int(first) + 1, min(int(last or first), count + 1) + 1)
+
+
 def _claim(text: str, passages: Sequence[Found], index: PassageIndex) -> Claim:
-    numbers = tuple(int(n) for group in _CITED.findall(text) for n in re.findall(r"\d+", group))
+    numbers = tuple(_cited(text, len(passages)))
     bare = _bare(text)
     if not numbers:
         return Claim(bare, (), False, "cites nothing")
