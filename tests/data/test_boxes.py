@@ -142,6 +142,45 @@ def test_folders_name_the_split(tmp_path: Path) -> None:
     assert [data.size(s) for s in ("train", "valid", "test")] == [4, 4, 4]
 
 
+def as_coco_of_parts(root: Path, parts: tuple[str, ...]) -> Path:
+    """COCO's own layout: annotations beside folders of images, whose names are the same in each."""
+    (root / "annotations").mkdir(parents=True)
+    for number, part in enumerate(parts):
+        photographs(root / part)
+        tree = coco_tree()
+        for entry in tree["annotations"]:
+            entry["bbox"] = [number, number, 10, 10]
+        (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(tree))
+    return root
+
+
+def test_images_of_one_name_in_several_folders_keep_their_own_boxes(tmp_path: Path) -> None:
+    data = opened(as_coco_of_parts(tmp_path / "set", ("train2017", "val2017")), split=(0.5, 0.5, 0))
+    for split, folder, corner in (("train", "train2017", 0), ("valid", "val2017", 1)):
+        rows = data.examples.rows[split]  # type: ignore[index]
+        assert {Path(s.name).parent.name for s in data.scenes(split)} == {folder}  # type: ignore[arg-type]
+        real = data.examples.labels[rows] >= 0
+        assert (data.examples.boxes[rows][real][:, :2].round() == corner).all() and len(rows) == 4
+
+
+def test_annotations_of_a_folder_that_is_missing_take_no_other_folders_images(
+    tmp_path: Path,
+) -> None:
+    root = as_coco_of_parts(tmp_path / "set", ("train2017", "val2017"))
+    for image in (root / "val2017").iterdir():
+        image.unlink()
+    data = opened(root)
+    assert data.size("train") + data.size("valid") + data.size("test") == 4
+    assert "4 of 8 annotations left out as their image is missing" in data.summary()["notes"][0]
+
+
+def test_an_image_that_is_annotated_twice_is_refused(tmp_path: Path) -> None:
+    root = as_coco(tmp_path / "set")
+    (root / "more.json").write_text((root / "annotations.json").read_text())
+    with pytest.raises(UserError, match=r"0.png: annotated more than once, in .*annotations.json"):
+        opened(root)
+
+
 def test_a_batch_is_letterboxed(tmp_path: Path) -> None:
     data = opened(as_voc(tmp_path / "set"), size=120)
     batch = data.take("train", slice(0, 1), None)

@@ -72,6 +72,23 @@ def test_detect_over_http_has_rows_and_a_picture(run: Run, images: Path) -> None
     assert bytes(respond(result, "text/csv").body).startswith(b"image,class")
 
 
+def test_every_image_is_looked_at_whatever_is_annotated(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        Image.fromarray(np.full((64, 64), 90, np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "a.xml").write_text("<annotation><object>")  # damaged, and of one image alone
+    (tmp_path / "b.txt").write_text("0 0.5 0.5 0.1 0.1")
+    (tmp_path / "c.png").write_bytes(b"")
+    said: list[str] = []
+    monkeypatch.setattr(run, "note", said.append)
+    table = run.detect(str(tmp_path), threshold=0).table
+    assert {Path(name).name for name in table["image"]} == {"a.png", "b.png"}
+    assert run.detect(str(tmp_path), threshold=1).table.is_empty()
+    assert "1 of 3 images skipped as unreadable" in said[0] and "c.png" in said[0]
+    assert said[-1] == "no box scores 1 or more, in 2 images"
+
+
 def test_evaluate_measures_each_class(run: Run) -> None:
     score = run.evaluate()
     assert 0 <= score["map"] <= score["map50"] <= 1

@@ -47,7 +47,7 @@ def find_boxes(sources: Any, notes: list[str], *, strict: bool, plain: bool = Fa
         sources: one or several folders, archives, COCO files and catalog names.
         notes: sentences for the user are added to it.
         strict: an annotation without its image is an error.
-        plain: images without any annotation are welcome (to detect in them).
+        plain: all images are taken and annotations are not looked at (to detect in them).
 
     Raises:
         UserError: no such path; no annotations; several formats in one folder; a damaged annotation.
@@ -106,6 +106,11 @@ def _folder(
         if not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
     }
     images = {n: c for n, c in files.items() if PurePosixPath(n).suffix.lower() in IMAGE_SUFFIXES}
+    if plain:
+        if not images:
+            raise UserError(_without_images(root))
+        empty = [Marked(f"{root}/{n}", n) for n in images]
+        return [Boxed(ImageFile(m.source, images[m.image]), m, None) for m in empty]
     voc = [n for n, c in _of(files, ".xml") if is_voc(_content(c))]
     coco = [
         (n, tree)
@@ -123,11 +128,8 @@ def _folder(
             f"{root}: holds annotations in several formats, {' and '.join(found)}; give a folder with one of them"
         )
     if not images:
-        raise UserError(f"{root}: no images in it (expected {', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise UserError(_without_images(root))
     if not found:
-        if plain:
-            empty = [Marked(f"{root}/{n}", n) for n in images]
-            return [Boxed(ImageFile(m.source, images[m.image]), m, None) for m in empty]
         raise UserError(
             f"{root}: {len(images):,} images without annotations; expected VOC's .xml, COCO's .json or YOLO's .txt"
         )
@@ -141,6 +143,10 @@ def _folder(
     return _joined(
         root, images, marked, _listed(files) if voc else {}, notes, strict, with_rest=bool(yolo)
     )
+
+
+def _without_images(root: str) -> str:
+    return f"{root}: no images in it (expected {', '.join(sorted(IMAGE_SUFFIXES))})"
 
 
 def _of(files: dict[str, Path | bytes], suffix: str) -> Iterator[tuple[str, Path | bytes]]:
@@ -206,7 +212,8 @@ def _joined(
         path = PurePosixPath(name)
         for key in {name, path.name, path.stem}:
             by_name.setdefault(key, []).append(name)
-    found, missing, taken = [], [], set()
+    claims: dict[str, list[_Claim]] = {}
+    missing = []
     for place, one in marked:
         wanted = one.image.replace("\\", "/")
         path = PurePosixPath(wanted)
@@ -216,10 +223,17 @@ def _joined(
         if not choices:
             missing.append(one)
             continue
-        name = _closest(choices, place)
-        taken.add(name)
-        split = listed.get(PurePosixPath(name).stem) or _split_of(place) or _split_of(name)
-        found.append(Boxed(ImageFile(f"{root}/{name}", images[name]), one, split))
+        name = max(choices, key=lambda choice: _nearness(choice, place))
+        claims.setdefault(name, []).append(_Claim(_nearness(name, place), place, one))
+    found = []
+    for name, some in claims.items():
+        first, *others = sorted(some, key=lambda claim: claim.nearness, reverse=True)
+        if others and others[0].nearness == first.nearness:
+            both = f"{first.marked.source} and in {others[0].marked.source}"
+            raise UserError(f"{root}/{name}: annotated more than once, in {both}; give one of them")
+        missing += [claim.marked for claim in others]  # of images of this name in other folders
+        split = listed.get(PurePosixPath(name).stem) or _split_of(first.place) or _split_of(name)
+        found.append(Boxed(ImageFile(f"{root}/{name}", images[name]), first.marked, split))
     if missing:
         named = f"{missing[0].source}: an annotation for {missing[0].image}, which is not there"
         if strict or not found:
@@ -229,7 +243,7 @@ def _joined(
         notes.append(
             f"{len(missing):,} of {len(marked):,} annotations left out as their image is missing, the first: {named}"
         )
-    rest = [name for name in images if name not in taken]
+    rest = [name for name in images if name not in claims]
     if with_rest:
         found += [
             Boxed(ImageFile(f"{root}/{n}", images[n]), Marked(f"{root}/{n}", n), _split_of(n))
@@ -246,9 +260,17 @@ def _joined(
     return found
 
 
-def _closest(choices: list[str], place: str) -> str:
-    """Of images of one name the one that shares most folders with the annotation."""
-    if len(choices) == 1:
-        return choices[0]
-    parts = set(PurePosixPath(place).parts)
-    return max(choices, key=lambda name: len(parts & set(PurePosixPath(name).parts)))
+class _Claim(NamedTuple):
+    """An annotation, and how well it goes with the image that it was found to name."""
+
+    nearness: tuple[int, int]
+    place: str
+    marked: Marked
+
+
+def _nearness(name: str, place: str) -> tuple[int, int]:
+    """How well an image goes with an annotation that names it: by their splits, then by the folders that they share."""
+    splits = _split_of(name), _split_of(place)
+    shared = set(PurePosixPath(place).parts) & set(PurePosixPath(name).parts)
+    told = 0 if None in splits else 1 if splits[0] == splits[1] else -1
+    return told, len(shared)

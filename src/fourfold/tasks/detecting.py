@@ -78,6 +78,8 @@ class Detecting(Looking):
         if images is None:
             raise UserError("detect needs images: fourfold detect RUN IMAGE")
         data = _boxes(run.data).look_at(images)
+        for note in data.summary()["notes"]:
+            run.note(note)
         found = look(run, data, "test", threshold=threshold, most=most).found
         scenes = data.scenes("test")
         rows = []
@@ -87,6 +89,8 @@ class Detecting(Looking):
             for box, score, label in zip(inside, one.scores, one.labels, strict=True):
                 sides = (round(float(v), 1) for v in box)
                 rows.append((scene.name, data.classes[int(label)], round(float(score), 4), *sides))
+        if not rows:
+            run.note(f"no box scores {threshold:g} or more, in {len(scenes):,} images")
         names = ("image", "class", "score", "left", "top", "right", "bottom")
         kinds = [pl.String, pl.String, *[pl.Float64] * 5]
         table: pl.DataFrame = pl.DataFrame(
