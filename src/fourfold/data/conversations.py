@@ -30,7 +30,7 @@ from fourfold.data.splits import Shares
 from fourfold.data.templated import WINDOW, Templated, ready, taken_over
 from fourfold.data.text import IGNORE, TextData
 from fourfold.data.turns import Conversation
-from fourfold.data.vocabularies import load_vocabulary
+from fourfold.data.vocabularies import counted, load_vocabulary, record_of
 from fourfold.data.vocabulary import Vocabulary
 
 FORMAT = 1
@@ -114,17 +114,8 @@ class Conversations(DataOptions):
 
     def restore(self, folder: Path) -> ConversationData:
         """See `DataOptions.restore`."""
-        path = folder / "data.json"
-        about = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(about, dict) or about.get("format") != FORMAT:
-            raise UserError(f"{path}: not written by this version of fourfold")
-        vocabulary = load_vocabulary(folder)
-        counts = np.array(about["counts"], np.int64)
-        if len(counts) != len(vocabulary):
-            raise UserError(
-                f"{path}: damaged: it counts {len(counts)} entries, the vocabulary has {len(vocabulary)}"
-            )
-        vocabulary.counts = counts
+        about = record_of(folder, FORMAT)
+        vocabulary = counted(load_vocabulary(folder), about["counts"], folder)
         source = (folder / "template.jinja").read_text(encoding="utf-8")
         now = datetime.datetime.fromisoformat(about["date"])
         chat = ready(source, about["template"], vocabulary, now)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field, PositiveInt
 
-from fourfold.core.errors import UserError
 from fourfold.core.parts import DataOptions
 from fourfold.data.pair_data import PairData, pair_data
 from fourfold.data.pair_encoding import Encoded
 from fourfold.data.pair_lengths import Long
 from fourfold.data.pair_opening import FORMAT, opened
 from fourfold.data.splits import Shares
-from fourfold.data.vocabularies import Unit, load_vocabulary
+from fourfold.data.vocabularies import Unit, counted, load_vocabulary, record_of
 
 Ratio = Annotated[float, Field(gt=1)]
 
@@ -93,20 +90,13 @@ class Pairs(DataOptions):
 
     def restore(self, folder: Path) -> PairData:
         """See `DataOptions.restore`."""
-        path = folder / "data.json"
-        about = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(about, dict) or about.get("format") != FORMAT:
-            raise UserError(f"{path}: not written by this version of fourfold")
+        about = record_of(folder, FORMAT)
         joint = about["joint"]
         places = (folder, folder) if joint else (folder / "source", folder / "target")
         first = load_vocabulary(places[0])
         second = first if joint else load_vocabulary(places[1])
         for vocabulary, counts in zip((first, second), about["counts"], strict=True):
-            if len(counts) != len(vocabulary):
-                raise UserError(
-                    f"{path}: damaged: it counts {len(counts)} entries, the vocabulary has {len(vocabulary)}"
-                )
-            vocabulary.counts = np.array(counts, np.int64)
+            counted(vocabulary, counts, folder)
         both = first, second
         return PairData(self, both, about["seed"], about["fingerprint"], about["about"])
 

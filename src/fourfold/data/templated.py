@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from fourfold.core.errors import UserError
 from fourfold.core.parts import Data
 from fourfold.core.state import write_text
 from fourfold.data.chat import Chat, builtin_or_file
@@ -16,7 +15,7 @@ from fourfold.data.chat_tokens import encode_chats, special_tokens, stop_token
 from fourfold.data.conversation_sources import reading
 from fourfold.data.subwords import Subwords
 from fourfold.data.turns import Conversation, Turn
-from fourfold.data.vocabularies import load_vocabulary
+from fourfold.data.vocabularies import load_vocabulary, record_of
 from fourfold.data.vocabulary import END, Bytes, Characters, Vocabulary
 
 FORMAT = 1
@@ -151,10 +150,7 @@ def stored(folder: Path) -> tuple[Frame, int, str, dict[str, Any]]:
     Raises:
         UserError: another version wrote them.
     """
-    path = folder / "data.json"
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(kept, dict) or kept.get("format") != FORMAT:
-        raise UserError(f"{path}: not written by this version of fourfold")
+    kept = record_of(folder, FORMAT)
     vocabulary = load_vocabulary(folder)
     date = datetime.datetime.fromisoformat(kept["date"])
     source = (folder / "template.jinja").read_text(encoding="utf-8")

@@ -26,7 +26,7 @@ from fourfold.data.splits import Shares
 from fourfold.data.subwords import Subwords
 from fourfold.data.text_stocks import read_stocks
 from fourfold.data.tokens import Measures, encode_splits
-from fourfold.data.vocabularies import Unit, learn_vocabulary, load_vocabulary
+from fourfold.data.vocabularies import Unit, counted, learn_vocabulary, load_vocabulary, record_of
 from fourfold.data.vocabulary import Bytes, Characters, Vocabulary
 
 FORMAT = 1
@@ -121,17 +121,8 @@ class Text(DataOptions):
 
     def restore(self, folder: Path) -> TextData:
         """See `DataOptions.restore`."""
-        path = folder / "data.json"
-        about = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(about, dict) or about.get("format") != FORMAT:
-            raise UserError(f"{path}: not written by this version of fourfold")
-        vocabulary = load_vocabulary(folder)
-        counts = np.array(about["counts"], np.int64)
-        if len(counts) != len(vocabulary):
-            raise UserError(
-                f"{path}: damaged: it counts {len(counts)} entries, the vocabulary has {len(vocabulary)}"
-            )
-        vocabulary.counts = counts
+        about = record_of(folder, FORMAT)
+        vocabulary = counted(load_vocabulary(folder), about["counts"], folder)
         return TextData(
             self,
             vocabulary,

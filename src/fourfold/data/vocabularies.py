@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from fourfold.core.errors import UserError, nearest
 from fourfold.data.spaced import Jieba, Spaced
@@ -17,6 +19,33 @@ WORDS: dict[str, type[Words | Spaced | Jieba]] = {
     kind.unit: kind for kind in (Words, Spaced, Jieba)
 }
 """Vocabularies of words, by unit."""
+
+
+def record_of(folder: Path, form: int) -> dict[str, Any]:
+    """What data keep of themselves in a run's folder, data.json.
+
+    Raises:
+        UserError: it is of another form than this one.
+    """
+    path = folder / "data.json"
+    about = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(about, dict) or about.get("format") != form:
+        raise UserError(f"{path}: not written by this version of fourfold")
+    return about
+
+
+def counted(vocabulary: Vocabulary, counts: list[int], folder: Path) -> Vocabulary:
+    """The vocabulary with how often each entry occurs in training, as data.json in the folder has it.
+
+    Raises:
+        UserError: they are counts of another vocabulary.
+    """
+    if len(counts) != len(vocabulary):
+        raise UserError(
+            f"{folder / 'data.json'}: damaged: it counts {len(counts)} entries, the vocabulary has {len(vocabulary)}"
+        )
+    vocabulary.counts = np.array(counts, np.int64)
+    return vocabulary
 
 
 def learn_vocabulary(

@@ -210,15 +210,13 @@ def train(corpus, tables, grams, settings, inputs, outputs, first, last, me, see
             rate = np.float32(
                 max(settings.rate_end, settings.rate + (settings.rate_end - settings.rate) * done)
             )
-            for i in range(length):
+            for i in range(length if length > 1 else 0):
                 near = 1 + np.int64((_random(state) >> uint64(33)) % uint64(settings.window))
                 count = 0
                 for j in range(max(0, i - near), min(length, i + near + 1)):  # type: ignore[call-overload]
                     if j != i:
                         context[count] = kept[j]
                         count += 1
-                if count == 0:
-                    continue
                 m = _inputs(kept[i], context, count, settings.together, grams, chosen)
                 share = np.float32(1.0 / m if settings.mean or not settings.together else 1.0)
                 for d in range(width):

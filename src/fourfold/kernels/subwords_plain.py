@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from fourfold.kernels.subwords import Grams
-from fourfold.kernels.word2vec import CONTRAST, LONGEST, PATH, SOFTMAX, Corpus, Settings, Tables
-from fourfold.kernels.word2vec_plain import Generator
+from fourfold.kernels.word2vec import CONTRAST, PATH, SOFTMAX, Corpus, Settings, Tables
+from fourfold.kernels.word2vec_plain import Generator, windows
 
 
 def train(
@@ -24,22 +24,9 @@ def train(
         first, last: sentences.
         state: of the generator, not zero.
     """
-    random, seen = Generator(state), 0
-    for sentence in range(first, last):
-        words = corpus.words[corpus.ends[sentence] : corpus.ends[sentence + 1]]
-        for start in range(0, len(words), LONGEST):
-            piece = words[start : start + LONGEST]
-            kept = [
-                int(w) for w in piece if tables.keep[w] >= 1 or tables.keep[w] > random.uniform()
-            ]
-            seen += len(piece)
-            rate = settings.rate + (settings.rate_end - settings.rate) * seen / settings.total
-            rate = max(settings.rate_end, rate)
-            for i, middle in enumerate(kept):
-                near = 1 + (random.bits() >> 33) % settings.window
-                context = kept[max(0, i - near) : i] + kept[i + 1 : i + near + 1]
-                if context:
-                    _window(tables, grams, settings, inputs, outputs, context, middle, rate, random)
+    random = Generator(state)
+    for context, middle, rate in windows(corpus, tables, settings, first, last, random):
+        _window(tables, grams, settings, inputs, outputs, context, middle, rate, random)
     return random.state
 
 

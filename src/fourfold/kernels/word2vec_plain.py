@@ -5,6 +5,8 @@ A test holds the compiled kernel to this; nothing else uses it. It is about 1,00
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from fourfold.kernels.word2vec import CONTRAST, LONGEST, PATH, SOFTMAX, Corpus, Settings, Tables
@@ -50,7 +52,17 @@ def train(
         first, last: sentences.
         state: of the generator, not zero.
     """
-    random, seen = Generator(state), 0
+    random = Generator(state)
+    for context, middle, rate in windows(corpus, tables, settings, first, last, random):
+        _window(tables, settings, inputs, outputs, context, middle, rate, random)
+    return random.state
+
+
+def windows(
+    corpus: Corpus, tables: Tables, settings: Settings, first: int, last: int, random: Generator
+) -> Iterator[tuple[list[int], int, float]]:
+    """The words around each word that is kept, the word, and the rate; alone in its piece a word has no window."""
+    seen = 0
     for sentence in range(first, last):
         words = corpus.words[corpus.ends[sentence] : corpus.ends[sentence + 1]]
         for start in range(0, len(words), LONGEST):
@@ -63,9 +75,7 @@ def train(
             rate = max(settings.rate_end, rate)
             for i, middle in enumerate(kept if len(kept) > 1 else []):
                 near = 1 + (random.bits() >> 33) % settings.window
-                context = kept[max(0, i - near) : i] + kept[i + 1 : i + near + 1]
-                _window(tables, settings, inputs, outputs, context, middle, rate, random)
-    return random.state
+                yield kept[max(0, i - near) : i] + kept[i + 1 : i + near + 1], middle, rate
 
 
 def _window(
