@@ -54,6 +54,14 @@ def test_few_labels_on_features(folder: Path, tmp_path: Path) -> None:
     assert run.evaluate()["accuracy"] > 0.6
     again = fourfold.open(tmp_path / "run").predict(str(folder / "few.csv"))
     assert (again["prediction"] == again["digit"]).mean() > 0.7
+    assert again.columns == [
+        "image",
+        "digit",
+        "prediction",
+        "p(d0)",
+        "p(d1)",
+    ]  # the user's, not z_0 ...
+    assert again["image"].to_list() == [f"pictures/{59 - i}.png" for i in range(60)]
 
 
 def test_what_cannot_be_encoded_is_said(folder: Path, tmp_path: Path) -> None:

@@ -397,7 +397,9 @@ def test_a_path_that_does_not_exist_offers_the_nearest(tmp_path: Path) -> None:
         Images().open(tmp_path / "facse")
     with pytest.raises(UserError, match=r"did you mean mnist\?"):
         Images().open("mnits")
-    with pytest.raises(UserError, match="housing: a table in the catalog, expected images"):
+    with pytest.raises(
+        UserError, match="housing: in the catalog as table, expected images or sound"
+    ):
         Images().open("housing")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,24 @@ def test_a_folder_of_clips_is_a_class_per_folder(tmp_path: Path) -> None:
     assert whole.names["test"] == [f"{tmp_path}/low/1.wav"]
     stored = np.asarray(Image.open(io.BytesIO(as_png((tmp_path / "low" / "1.wav").read_bytes()))))
     assert (whole.pixels("test")[0, 0].numpy() == stored).all()
+
+
+def test_a_catalog_name_of_sound_is_a_source_of_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fourfold.data import image_files
+
+    archive = tmp_path / "recordings.tar"
+    with tarfile.open(archive, "w") as tar:
+        for number in range(4):
+            content = wav(tone(300 + 100 * number, 0.2))
+            info = tarfile.TarInfo(f"recordings/{number}_ann_0.wav")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    monkeypatch.setattr(image_files, "find", lambda name: [archive])
+    assert Images().open("free-spoken-digits").size("train") == 2
+    with pytest.raises(UserError, match="housing: in the catalog as table, expected images or"):
+        Images().open("housing")
 
 
 def test_clips_that_all_cannot_be_used_are_named(tmp_path: Path) -> None:

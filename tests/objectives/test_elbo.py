@@ -13,6 +13,7 @@ from fourfold.models.variational import LatentDiscriminator, Variational, Watche
 from fourfold.objectives.elbo import Beta, BetaTC, Bound, Control, Elbo, Factor, bound_of_images
 from fourfold.objectives.pixels import DiscretisedLogistic, Gaussian
 from fourfold.objectives.posterior import gaussian_kl, importance_bound
+from fourfold.objectives.total_correlation import aggregate
 
 SHAPE, LATENTS = (1, 2, 3), 2
 
@@ -163,6 +164,30 @@ def test_free_bits_cost_nothing_below_and_the_kl_above() -> None:
     assert not slope.any()
 
 
+def test_beta_tc_weighs_each_part_by_its_own_number() -> None:
+    model, batch = small()
+    torch.manual_seed(5)
+    seen = Elbo().seen(model, batch)
+    joint, apart = aggregate(seen.z, seen.mean, seen.log_var, 16)
+    normal = torch.distributions.Normal
+    own = normal(seen.mean, (seen.log_var / 2).exp()).log_prob(seen.z).sum(1)
+    prior = normal(0.0, 1.0).log_prob(seen.z).sum(1)
+    wanted = seen.nats + 2 * (own - joint) + 3 * (joint - apart) + 5 * (apart - prior)
+    found = loss_of(BetaTC(alpha=2.0, beta=3.0, gamma=5.0), model, batch)
+    assert found == pytest.approx(float(wanted.mean().detach()), rel=1e-5)
+
+
+def test_free_bits_of_beta_tc_are_those_of_the_bound() -> None:
+    """With weights of 1 both pay the same for what free bits do to the KL; and free they are."""
+    model, batch = small()
+    ones: dict[str, Any] = {"alpha": 1.0, "beta": 1.0, "gamma": 1.0}
+    for bits in (0.01, 0.5):
+        given = loss_of(Elbo(free_bits=bits), model, batch) - loss_of(Elbo(), model, batch)
+        taken = loss_of(BetaTC(free_bits=bits, **ones), model, batch) - loss_of(BetaTC(**ones), model, batch)  # fmt: skip
+        assert taken == pytest.approx(given, abs=1e-5)
+    assert given > 0.1
+
+
 def test_factor_is_a_game_in_which_each_moves_alone() -> None:
     model, batch = small()
     watched = Watched(model, LatentDiscriminator(3, width=8))
@@ -172,8 +197,10 @@ def test_factor_is_a_game_in_which_each_moves_alone() -> None:
     first.loss.backward(inputs=list(watched.autoencoder.parameters()), retain_graph=True)
     assert all(p.grad is None for p in watched.discriminator.parameters())
     assert not any(p.grad is None for p in watched.autoencoder.parameters())
+    before = [p.grad.clone() for p in watched.autoencoder.parameters() if p.grad is not None]
     second.loss.backward()
     assert all(p.grad is not None for p in watched.discriminator.parameters())
+    assert all(torch.equal(p.grad, b) for p, b in zip(watched.autoencoder.parameters(), before, strict=True))  # type: ignore[arg-type]  # fmt: skip
 
 
 def test_a_controlled_run_is_judged_by_its_distance_from_the_goal() -> None:

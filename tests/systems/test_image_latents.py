@@ -217,6 +217,65 @@ def test_factors_are_told_to_images_in_the_order_of_the_source(tmp_path: Path) -
     assert found[:, 0].tolist() == (np.arange(40) * 6).tolist()
 
 
+def test_factors_are_told_to_images_by_their_names_where_a_column_has_them(tmp_path: Path) -> None:
+    random, folder = np.random.default_rng(0), tmp_path / "图"
+    shades = random.permutation(40)
+    for number, shade in enumerate(shades):
+        name = folder / ("甲" if number % 2 else "乙") / f"{number // 2:02}.png"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), int(shade) * 6).save(name)
+    run = fitted(VAE, source=str(folder))
+    names = [f"{'甲' if n % 2 else '乙'}/{n // 2:02}.png" for n in range(40)]
+    mixed = random.permutation(40)
+    rows = pl.DataFrame({"shade": shades // 8, "file": names})
+    sorted_rows = rows.sort("file")
+    scores = []
+    for table in (rows[mixed.tolist()], sorted_rows, sorted_rows.drop("file")):
+        table.write_csv(tmp_path / "f.csv")
+        scores.append(run.evaluate(str(folder), factors=tmp_path / "f.csv", draws=0))
+    assert scores[0].values == scores[1].values == scores[2].values
+    assert any(note.startswith("factors (shade) are measured on 40 ") for note in scores[0].notes)
+    rows[:39].write_csv(tmp_path / "f.csv")
+    with pytest.raises(UserError, match="factors: no row for the image .*19.png in column file"):
+        run.evaluate(str(folder), factors=tmp_path / "f.csv", draws=0)
+    pl.DataFrame({"shade": [1, 2, 3, 4], "file": [*names[:3], names[0]]}).write_csv(tmp_path / "f.csv")  # fmt: skip
+    with pytest.raises(UserError, match="several rows for the image .*00.png"):
+        run.evaluate([str(folder / n) for n in names[:3]], factors=tmp_path / "f.csv", draws=0)
+
+
+def test_a_column_that_tells_each_image_alone_is_no_factor(sprites: Run) -> None:
+    count = 70
+    table = pl.DataFrame(
+        {"x": [i % 5 for i in range(count)], "id": [f"n{i}" for i in range(count)]}
+    )
+    with pytest.raises(UserError, match="column id has another value for each of 70 images"):
+        sprites.evaluate(rendered()[:count], factors=table, draws=0)
+
+
+def test_bounds_of_a_sorted_source_are_of_all_its_classes() -> None:
+    """More images than the bound is computed of: dark ones first, then bright ones."""
+    run = fitted(VAE, source=np.zeros((30, 4, 4), np.uint8), steps=80)
+    dark, bright = np.zeros((2, 1500, 4, 4), np.uint8)
+    bright += 255
+    found = [run.evaluate(images, draws=1)["importance_bound"] for images in (dark, bright, np.concatenate([dark, bright]))]  # fmt: skip
+    assert found[2] == pytest.approx((found[0] + found[1]) / 2, rel=0.02)
+    assert abs(found[0] - found[1]) > 0.1 * found[2]
+
+
+@pytest.mark.parametrize("how", ["threshold", "stochastic"])
+def test_binary_images_are_encoded_as_they_were_learned(how: str) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 6, 6), dtype=np.uint8)
+    run = fitted(VAE, source=images, binarize=how)
+    one, other = (run.evaluate(draws=3) for _ in range(2))
+    assert one.values == other.values
+    binary = ((images > 127) * 255).astype(np.uint8)
+    codes, of_binary = (run.encode(x)["z_0"].to_numpy() for x in (images, binary))
+    assert np.allclose(codes, of_binary) == (how == "threshold")
+    (told,) = [note for note in one.notes if note.startswith("KL of each latent")]
+    latents = sum(float(n) for n in told.rpartition(": ")[2].split(", "))
+    assert latents == pytest.approx(one["kl"], abs=0.03)
+
+
 def save(path: Path, size: tuple[int, int], mode: str = "L") -> None:
     random = np.random.default_rng(len(path.name))
     pixels = random.integers(0, 255, (size[1], size[0]), dtype=np.uint8)

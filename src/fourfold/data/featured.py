@@ -70,7 +70,7 @@ def featured_rows(sources: Any, how: Format, features: str | None, target: str |
     pieces = [replace(p, digest=f"{p.digest if isinstance(p.digest, str) else p.digest.result()} {digest}") for p in made.pieces]  # fmt: skip
     others = frame.drop(column).columns
     alone = others[0] if len(others) == 1 else None  # nothing else can be meant
-    return Rows(pieces, target=rows.target or alone)
+    return Rows(pieces, target=rows.target or alone, given=rows)
 
 
 def _column(rows: Rows, target: str | None) -> str:

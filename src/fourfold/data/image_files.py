@@ -92,7 +92,7 @@ def find_images(sources: Any) -> tuple[Found, list[str]]:
         if str(source) in sprites.NAMES and not Path(source).exists():
             found += _sprites(str(source))
             continue
-        for path in paths_named(str(source), "images"):
+        for path in paths_named(str(source), "images", "sound"):
             found += _read_path(path, notes)
     return found, notes
 
@@ -125,8 +125,8 @@ def _array(values: Any) -> np.ndarray:
     return array
 
 
-def paths_named(source: str, kind: str) -> list[Path]:
-    """The files and folders that one word of a user means: a path, a pattern, or a catalog name of this kind.
+def paths_named(source: str, *kinds: str) -> list[Path]:
+    """The files and folders that one word of a user means: a path, a pattern, or a catalog name of these kinds.
 
     Raises:
         UserError: there is no such thing; the nearest name is offered.
@@ -140,12 +140,12 @@ def paths_named(source: str, kind: str) -> list[Path]:
             raise UserError(f"{source}: no file matches this pattern")
         return matches
     if (listed := find(source)) is not None:
-        if CATALOG[source].kind != kind:
-            raise UserError(f"{source}: a {CATALOG[source].kind} in the catalog, expected {kind}")
+        if CATALOG[source].kind not in kinds:
+            raise UserError(f"{source}: in the catalog as {CATALOG[source].kind}, expected {' or '.join(kinds)}")  # fmt: skip
         return listed
     beside = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    named = [name for name, entry in CATALOG.items() if entry.kind == kind]
-    named += sprites.NAMES if kind == "images" else ()
+    named = [name for name, entry in CATALOG.items() if entry.kind in kinds]
+    named += sprites.NAMES if "images" in kinds else ()
     hint = nearest(source, [*beside, *named])
     hint = hint if hint.startswith("; did") else ""  # not a list of every file that is there
     raise UserError(f"{source}: no such file, folder or catalog name{hint}")

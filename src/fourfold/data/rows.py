@@ -63,6 +63,8 @@ class Rows:
     types: dict[str, Storage] = field(default_factory=dict)
     target: str | None = None
     """The target of a bundled set."""
+    given: Rows | None = None
+    """The rows as the user has them, where columns gave way to others."""
 
     def __post_init__(self) -> None:
         self.types = _unify(self.pieces)

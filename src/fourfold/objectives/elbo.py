@@ -162,7 +162,10 @@ class Control(Bound):
 
 
 class BetaTC(Bound):
-    """-log p(x | z) + alpha I(x; z) + beta TC(z) + gamma sum_j KL(q(z_j) | p(z_j))."""
+    """-log p(x | z) + alpha I(x; z) + beta TC(z) + gamma sum_j KL(q(z_j) | p(z_j)).
+
+    With weights of 1 the three are the KL. Free bits give back what it costs below them, so that those are the bound's.
+    """
 
     kind: Literal["beta-tc"] = "beta-tc"
     compares: ClassVar[bool] = True
@@ -194,9 +197,11 @@ class BetaTC(Bound):
     def cost(self, model: nn.Module, seen: Seen) -> Tensor:
         """See `Bound.cost`; a lone example tells nothing of how latents go together, and pays its plain KL."""
         if len(seen.z) < 2:
-            return seen.nats.sum() + seen.kl.sum()
+            return super().cost(model, seen)
         common, correlation, distance = self.parts(seen, self.__dict__.get("examples", 0))
-        return (seen.nats + self.alpha * common + self.beta * correlation + self.gamma * distance).sum()  # fmt: skip
+        apart = (self.alpha * common + self.beta * correlation + self.gamma * distance).sum()
+        free = self.rate(seen.kl) - seen.kl.sum()
+        return seen.nats.sum() + apart + free
 
 
 class Factor(Bound):

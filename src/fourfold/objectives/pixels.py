@@ -34,6 +34,10 @@ class Pixels(Part):
         """The images that are described: those of the batch, or binary ones made of them, in [-1, 1]."""
         return images
 
+    def expected(self, images: Tensor) -> Tensor:
+        """Those images where nothing is drawn: in their place what is drawn in the mean."""
+        return images
+
     @abstractmethod
     def nats(self, output: Tensor, log_scale: Tensor | None, images: Tensor) -> Tensor:
         """-log p(image) as it is trained, (B,); a density where pixels are continuous.
@@ -78,6 +82,10 @@ class Bernoulli(Pixels):
             chance = drawn(len(images), lambda n: torch.rand(n, *shape, dtype=like.dtype, device=like.device))  # fmt: skip
             return (chance < (images + 1) / 2).to(images.dtype) * 2 - 1
         return images
+
+    def expected(self, images: Tensor) -> Tensor:
+        """See `Pixels.expected`."""
+        return images if self.binarize == "stochastic" else self.observed(images)
 
     def nats(self, output: Tensor, log_scale: Tensor | None, images: Tensor) -> Tensor:
         """See `Pixels.nats`."""

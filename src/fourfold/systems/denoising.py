@@ -33,7 +33,14 @@ from fourfold.look.figures import grid
 from fourfold.models.autoencoder import Autoencoder
 from fourfold.objectives.reconstruction import Denoising
 from fourfold.optimizers.gradient import Gradient
-from fourfold.tasks.image_latents import PIECE, ImageLatents, codes_of, decoded, images_of
+from fourfold.tasks.image_latents import (
+    PIECE,
+    ImageLatents,
+    codes_of,
+    decoded,
+    images_of,
+    pixels_of,
+)
 from fourfold.tasks.image_out import images_out
 
 
@@ -131,6 +138,6 @@ def _decibels(run: Run, data: ImageData, split: Any) -> tuple[float, float]:
 
 def _rows(run: Run, columns: int) -> Tensor:
     data, split, _ = held_out(run)
-    pixels = images_of(data).pixels(split)[:columns]
+    pixels = pixels_of(images_of(data), split, columns)
     spoiled = _spoiled(run, pixels)
     return torch.cat([pixels.float() / 255, spoiled.add(1).div(2).clamp(0, 1), _restored(run, spoiled)])  # fmt: skip

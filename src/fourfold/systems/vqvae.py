@@ -40,7 +40,7 @@ from fourfold.models.quantizer import Gradient as Passing
 from fourfold.models.vqvae import VQVAE, CodePrior, GridCodec
 from fourfold.objectives.quantized import Codes, use
 from fourfold.optimizers.gradient import Gradient
-from fourfold.tasks.image_latents import images_of
+from fourfold.tasks.image_latents import images_of, pixels_of
 from fourfold.tasks.image_out import images_out
 from fourfold.tasks.latent_tables import latent_table, read_latents
 from fourfold.tasks.looking import Looking
@@ -304,9 +304,9 @@ def _drawn(run: Run, count: int, generator: torch.Generator, temperature: float)
 
 
 def _held(run: Run, count: int) -> Tensor:
-    """Some held-out images (count, C, H, W) uint8."""
+    """Some held-out images (at most count, C, H, W) uint8."""
     data, split, _ = held_out(run)
-    return images_of(data).pixels(split)[:count]
+    return pixels_of(images_of(data), split, count)
 
 
 def _pairs(run: Run, columns: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ MOST = 5000
 """Images that the measures look at."""
 MANY = 64
 """Values of a factor from which on it counts as a continuous one, and is cut into bins."""
+FILES = ("file", "image", "path", "picture", "filename")
+"""Columns of text that say which image a row is of."""
 
 
 def factor_measures(
@@ -32,11 +35,13 @@ def factor_measures(
     Args:
         run: whose latents they are.
         source: images; None means the run's own, all splits of them.
-        factors: a table of as many rows; None takes those of a set that has known ones.
+        factors: a table with a row for each image in the order of the source, or with a column `file` that names the
+            row's image; None takes those of a set that has known ones.
         encode: latents (N, Z) of a split.
 
     Raises:
-        UserError: the table has another number of rows, or no factor that varies; there are fewer than 2 latents.
+        UserError: the table has another number of rows, none or several for an image that it names, a column with a
+            value for each image alone, or no factor that varies; there are fewer than 2 latents.
     """
     named = run.sources if source is None else source
     if isinstance(named, (list, tuple)) and len(named) == 1:
@@ -49,9 +54,12 @@ def factor_measures(
         )
     latents, data = _all_latents(run, source, encode)
     columns = factors_of(str(named)) if factors is None else _columns(factors)
-    if data.summary().get("skipped"):
+    by_name = next((c for c in FILES if c in columns and columns[c].dtype.kind in "OU"), None)
+    if by_name is not None and data.examples is not None:
+        columns = _of_images(columns, by_name, data.examples.names)
+    elif data.summary().get("skipped"):
         raise UserError(
-            "some of the images do not open, so that rows of factors cannot be told to images"
+            "some of the images do not open, so that rows of factors cannot be told to images: a column file would tell"
         )
     for name, values in columns.items():
         if len(values) != len(latents):
@@ -94,6 +102,28 @@ def _columns(factors: Any) -> dict[str, np.ndarray]:
     return found
 
 
+def _of_images(
+    columns: dict[str, np.ndarray], named: str, images: list[str]
+) -> dict[str, np.ndarray]:
+    """The rows of images, in their order, by the column that names them; paths are told apart as far as they go."""
+    rows: dict[str, list[int]] = {}
+    paths = [PurePath(str(value)).parts for value in columns[named]]
+    for number, path in enumerate(paths):
+        rows.setdefault(path[-1] if path else "", []).append(number)
+    chosen = []
+    for name in images:
+        parts = PurePath(name).parts
+        # one of both goes on where the other begins
+        shared = {n: min(len(paths[n]), len(parts)) for n in rows.get(parts[-1], [])}
+        fitting = {n: depth for n, depth in shared.items() if paths[n][-depth:] == parts[-depth:]}
+        found = [n for n, depth in fitting.items() if depth == max(fitting.values())]
+        if len(found) != 1:
+            many = "several rows" if found else "no row"
+            raise UserError(f"factors: {many} for the image {name} in column {named}")
+        chosen += found
+    return {name: values[chosen] for name, values in columns.items() if name != named}
+
+
 def _numbered(columns: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
     """Factors as whole numbers from 0 on, and those of one value alone."""
     found, constant = {}, []
@@ -102,7 +132,9 @@ def _numbered(columns: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], li
         if len(kinds) < 2:
             constant.append(name)
             continue
-        if len(kinds) > MANY and kinds.dtype.kind == "f":
+        if len(kinds) > MANY and kinds.dtype.kind != "f" and len(kinds) == len(values):
+            raise UserError(f"factors: column {name} has another value for each of {len(values):,} images and is no factor")  # fmt: skip
+        if len(kinds) > MANY and kinds.dtype.kind in "fiu":
             numbers = binned(values.astype(float)[:, None], BINS)[:, 0]
         found[name] = numbers.reshape(-1).astype(np.int64)
     if not found:

@@ -70,6 +70,10 @@ class ImageLatents(Looking):
         """What the decoder gives as images in [-1, 1]."""
         return output.clamp(-1, 1)
 
+    def _seen(self, run: Run, images: Tensor) -> Tensor:
+        """What the encoder is given of images (B, C, H, W) in [-1, 1]."""
+        return images
+
     def _spread(self, run: Run, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Where traversals of each latent go from and how far, (Z,) each, given codes (N, Z) of held-out images."""
         return codes.mean(0), codes.std(0) if len(codes) > 1 else torch.ones_like(codes[0])
@@ -194,15 +198,26 @@ def images_of(data: Data) -> ImageData:
     return data
 
 
+def evenly(data: ImageData, split: Any, most: int | None) -> np.ndarray:
+    """Places of at most so many images of a split, spread over it, (N,): it may hold one class after the other."""
+    count = data.size(split)
+    return np.linspace(0, count - 1, min(count, most or count)).astype(np.int64)
+
+
+def pixels_of(data: ImageData, split: Any, most: int | None = None) -> Tensor:
+    """Those images, (N, C, H, W) uint8."""
+    return data.some(split, evenly(data, split, most))[0]
+
+
 def codes_of(run: Run, data: ImageData, split: Any, most: int | None = None) -> Tensor:
-    """Latents (N, Z) float32 of a split's first images, on the CPU."""
+    """Their latents (N, Z) float32, on the CPU."""
     model: Any = run.model
+    system: Any = run.system
     found: list[Tensor] = []
-    left = data.size(split) if most is None else min(most, data.size(split))
     with torch.no_grad():
-        for piece in data.pixels(split)[:left].split(PIECE):
+        for piece in pixels_of(data, split, most).split(PIECE):
             images = piece.to(run.device).float().mul_(2 / 255).sub_(1)
-            found.append(model.encode(images).float().cpu())
+            found.append(model.encode(system._seen(run, images)).float().cpu())
     return torch.cat(found)
 
 
@@ -219,12 +234,14 @@ def pairs(run: Run, columns: int) -> Tensor:
     """Some held-out images, and after them what comes back of each, in [0, 1]."""
     data, split, _ = held_out(run)
     images = images_of(data)
-    return torch.cat([images.pixels(split)[:columns].float().div(255), decoded(run, codes_of(run, images, split, columns))])  # fmt: skip
+    codes = codes_of(run, images, split, columns)
+    return torch.cat([pixels_of(images, split, columns).float().div(255), decoded(run, codes)])
 
 
 def labels_of(data: ImageData, split: Any, most: int) -> list[int] | None:
-    """Numbers of the classes of a split's first images."""
-    return [int(i) for i in data.labels(split)[:most]] or None
+    """Numbers of the classes of those images; None where there are none."""
+    labels = data.some(split, evenly(data, split, most))[1]
+    return None if labels is None else labels.tolist()
 
 
 def _quality(system: ImageLatents, run: Run, data: ImageData, split: Any) -> dict[str, float]:

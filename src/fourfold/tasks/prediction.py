@@ -284,11 +284,11 @@ def _columns_of(edges: Bounds, target: Target) -> dict[str, np.ndarray]:
 
 
 def with_columns(data: TableData, made: dict[str, np.ndarray]) -> pl.DataFrame:
-    """The source's rows with further columns; rows that were left out have null there."""
+    """The source's rows, as they were given, with further columns; rows that were left out have null there."""
     import polars as pl
 
     assert data.rows is not None and data.parts is not None  # noqa: S101  # reopened with a source
-    frame, used = data.rows.frame(), np.flatnonzero(data.parts == TEST)
+    frame, used = (data.rows.given or data.rows).frame(), np.flatnonzero(data.parts == TEST)
     taken = set(frame.columns)
     added = []
     for name, values in made.items():

@@ -10,6 +10,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
+from fourfold.core.device import seeded
 from fourfold.core.evaluation import held_out, to_device
 from fourfold.core.parts import Data
 from fourfold.core.run import Run
@@ -21,11 +22,18 @@ from fourfold.objectives.disentanglement import MEASURES
 from fourfold.objectives.elbo import Bound, Factor, bound_of_images
 from fourfold.objectives.pixels import Bernoulli, Gaussian
 from fourfold.objectives.posterior import active_units, gaussian_kl
-from fourfold.tasks.image_latents import ImageLatents, codes_of, decoded, images_of
+from fourfold.tasks.image_latents import (
+    PIECE,
+    ImageLatents,
+    codes_of,
+    decoded,
+    evenly,
+    images_of,
+)
 from fourfold.tasks.latent_pictures import kl_bars
 
 BOUNDED = 1000
-"""Images that the importance-weighted bound is computed of."""
+"""Images at most that the importance-weighted bound is computed of."""
 
 
 class VariationalLatents(ImageLatents):
@@ -47,6 +55,9 @@ class VariationalLatents(ImageLatents):
 
     def _shown(self, run: Run, output: Tensor) -> Tensor:
         return cast(Bound, run.objective).likelihood.mean(output)
+
+    def _seen(self, run: Run, images: Tensor) -> Tensor:
+        return cast(Bound, run.objective).likelihood.expected(images)
 
     def _spread(self, run: Run, codes: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(codes[0]), torch.ones_like(codes[0])
@@ -92,7 +103,9 @@ class VariationalLatents(ImageLatents):
             values["bits_per_dim_importance"] = bound / (math.log(2) * math.prod(images.shape))
             units |= {"importance_bound": f"nats per image ({draws} draws)", "bits_per_dim_importance": f"bits ({draws} draws)"}  # fmt: skip
             if count < images.size(split):
-                notes.append(f"the importance-weighted bound is of the first {count:,} images")
+                notes.append(
+                    f"the importance-weighted bound is of {count:,} of them, spread evenly"
+                )
         kl = kl_of(run, images, split)
         means = codes_of(run, images, split)
         values["active_units"] = float(active_units(means).sum()) if len(means) > 1 else 0.0
@@ -139,22 +152,24 @@ class VariationalLatents(ImageLatents):
 def kl_of(run: Run, data: ImageData, split: Any) -> Tensor:
     """Mean KL of each latent from the prior, (Z,), nats, on the CPU."""
     model: Any = run.model
+    likelihood = cast(Bound, run.objective).likelihood
     total, count = torch.zeros(()), 0
-    with torch.no_grad():
+    with torch.no_grad(), seeded(run.seed, run.device):
         for batch in data.batches(split):
-            kl = gaussian_kl(*model.posterior(to_device(batch, run.device)["image"]))
+            images = likelihood.observed(to_device(batch, run.device)["image"])
+            kl = gaussian_kl(*model.posterior(images))
             total, count = total + kl.sum(0).double().cpu(), count + len(kl)
     return total / count
 
 
 def _bound(run: Run, data: ImageData, split: Any, draws: int) -> tuple[float, int]:
-    """Mean importance-weighted bound of the first images, nats, and of how many."""
+    """Mean importance-weighted bound of images spread over the split, nats, and of how many."""
     generator = run.generator("bound")
-    total, count = 0.0, 0
-    with torch.no_grad():
-        for batch in data.batches(split):
-            found = bound_of_images(cast(Bound, run.objective), run.model, to_device(batch, run.device), draws, generator)  # fmt: skip
-            total, count = total + float(found.sum()), count + len(found)
-            if count >= BOUNDED:
-                break
-    return total / count, count
+    places = evenly(data, split, BOUNDED)
+    total = 0.0
+    with torch.no_grad(), seeded(run.seed, run.device):
+        for begin in range(0, len(places), PIECE):
+            batch = to_device(data.take(split, places[begin : begin + PIECE], None), run.device)
+            found = bound_of_images(cast(Bound, run.objective), run.model, batch, draws, generator)
+            total += float(found.sum())
+    return total / len(places), len(places)
