@@ -9,6 +9,7 @@ import torch
 from fourfold.core.errors import UserError
 from fourfold.data.augmentation import Augmentation, Unchanged
 from fourfold.data.labelled_images import LabelledImages
+from fourfold.objectives.classification import CrossEntropy
 
 
 def some(count: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -84,6 +85,55 @@ def test_the_same_image_in_training_and_test_is_told(tmp_path: Path) -> None:
     assert not fresh.summary()["notes"] and fresh.size("test") == 5
     assert restored.target == LabelledImages().restore(tmp_path).target
     assert restored.target.counts == clean.target.counts
+
+
+def test_what_an_earlier_run_was_trained_on_is_told(tmp_path: Path) -> None:
+    """A run that begins from another splits anew: images that the first learned lie in the second's test split."""
+    images, labels = some(60)
+    first = LabelledImages().open((images, labels), seed=0)
+    first.save(tmp_path / "first")
+    second = LabelledImages().restore(tmp_path / "first").reopen((images, labels), seed=1)
+    trained = first.prints("train")
+    for split in ("valid", "test"):
+        twins = len(second.prints(split) & trained)  # type: ignore[arg-type]
+        said = f"{twins} of 6 images of the {split} split were trained on"
+        assert twins and any(note.startswith(said) for note in second.summary()["notes"])
+    second.save(tmp_path / "second")
+    third = LabelledImages().restore(tmp_path / "second").reopen((images, labels), whole=True)
+    both = len(trained | second.prints("train"))
+    assert third.summary()["notes"][-1].startswith(f"{both} of 60 images of the test split")
+    own = LabelledImages().restore(tmp_path / "first").reopen((images, labels), seed=0)
+    assert not any("were trained on" in note for note in own.summary()["notes"])
+
+
+def test_twins_are_told_of_a_run_that_begins_from_another_too(tmp_path: Path) -> None:
+    images, labels = some()
+    LabelledImages().open((images, labels)).save(tmp_path)
+    fresh, _ = some(20, seed=1)
+    twice = np.concatenate([fresh, fresh])
+    data = LabelledImages().restore(tmp_path).reopen((twice, labels))
+    assert any("were trained on" in note for note in data.summary()["notes"])
+
+
+def test_a_class_without_training_images_is_told_and_not_balanced() -> None:
+    images, _ = some(41)
+    names = ["a", "b"] * 20 + ["c"]
+    for seed in range(40):
+        data = LabelledImages(augment=Unchanged()).open((images, names), seed=seed)
+        told = [n for n in data.summary()["notes"] if "no training image is of the class c" in n]
+        assert len(told) == (data.target.counts[2] == 0)
+        if told:
+            with pytest.raises(UserError, match="no training row is of the class c"):
+                CrossEntropy(class_weights="balanced").chosen(data.target)
+            return
+    raise AssertionError("the class was in the training split of every seed")
+
+
+def test_circled_digits_are_names_and_equal_numbers_keep_one_order() -> None:
+    images, _ = some(40)
+    assert LabelledImages().open((images, ["②", "①"] * 20)).classes == ("①", "②")
+    assert LabelledImages().open((images, ["10", "9"] * 20)).classes == ("9", "10")
+    assert LabelledImages().open((images, ["1", "01"] * 20)).classes == ("01", "1")
 
 
 def test_images_without_classes_are_refused() -> None:

@@ -18,6 +18,7 @@ from fourfold.look.gradcam import grad_cam
 from fourfold.optimizers.gradient import Gradient
 from fourfold.systems.cnn import ConvolutionalNetwork
 from fourfold.systems.resnet import ResidualNetwork
+from fourfold.systems.vit import VisionTransformer
 from fourfold.tasks.recognition import Recognizer
 from fourfold.tasks.recognizing import views
 from fourfold.testing import check_system
@@ -188,6 +189,31 @@ def test_classes_that_training_did_not_have_cannot_be_measured(run: Run) -> None
     with pytest.raises(UserError, match="training had no class cat"):
         run.evaluate((images, ["cat"] * 4))
     assert len(run.predict((images, ["cat"] * 4))) == 4
+
+
+@pytest.mark.parametrize(
+    ("system", "grow"), [(small(), 0.25), (VisionTransformer.toy()[0], 0.5)], ids=["cnn", "vit"]
+)
+def test_networks_that_take_no_smaller_images_refuse_to_let_them_grow(
+    system: Recognizer, grow: float
+) -> None:
+    data = system.data.model_copy(update={"grow": grow})
+    with pytest.raises(
+        UserError, match=rf"--data.grow {grow}: training would begin with images of"
+    ):
+        api.fit(system.model_copy(update={"data": data}), None, out=False)
+
+
+def test_options_that_a_residual_network_would_not_use_are_refused() -> None:
+    with pytest.raises(ValueError, match="norm is of residual blocks; wavemix has no such option"):
+        ResidualNetwork(block="wavemix", norm="group")
+    with pytest.raises(ValueError, match="shortcut is of residual blocks"):
+        ResidualNetwork(block="wavemix", shortcut="none")
+    with pytest.raises(ValueError, match="width 6: wavemix expects a multiple of 4"):
+        ResidualNetwork(block="wavemix", width=6)
+    with pytest.raises(ValueError, match=r"depth 9: expected 6n \+ 2 .* or one of 18, 34, 50"):
+        ResidualNetwork(depth=9)
+    assert ResidualNetwork(block="wavemix", depth=3, width=8).depth == 3
 
 
 def test_images_grow_with_the_budget(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def read_voc(content: bytes, name: str) -> Marked:
     image = (root.findtext("filename") or "").strip() or PurePosixPath(name).stem
     marked = Marked(name, image)
     stated = [root.findtext(f"size/{side}") for side in ("width", "height")]
-    if all(text and text.strip().isdigit() and int(text) > 0 for text in stated):
+    if all(text and text.strip().isdecimal() and int(text) > 0 for text in stated):
         marked.size = (int(stated[0] or 0), int(stated[1] or 0))
     for number, thing in enumerate(root.iter("object"), 1):
         label = (thing.findtext("name") or "").strip()
@@ -150,7 +150,7 @@ def read_yolo(content: bytes, name: str, classes: list[str] | None) -> Marked:
         if not words:
             continue
         where = f"{name}, line {number}"
-        if len(words) != 5 or not words[0].isdigit():
+        if len(words) != 5 or not words[0].isdecimal():
             raise UserError(
                 f'{where}: expected a class number and four shares (middle and size), got "{line.strip()[:60]}"'
             )

@@ -216,7 +216,10 @@ def _classes(scenes: list[Scene]) -> tuple[str, ...]:
     names = {name for scene in scenes for name in scene.names}
     if not names:
         raise UserError("none of the images has a box: nothing can be learned from them")
-    return tuple(sorted(names, key=lambda n: (not n.isdigit(), int(n) if n.isdigit() else 0, n)))
+    # not isdigit, which circled digits are too
+    return tuple(
+        sorted(names, key=lambda n: (not n.isdecimal(), int(n) if n.isdecimal() else 0, n))
+    )
 
 
 def _padded(

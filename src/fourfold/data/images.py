@@ -266,8 +266,9 @@ def open_images(
 
 def _classes(names: list[str] | None) -> tuple[str, ...]:
     found = set(names or ())
-    if all(name.lstrip("-").isdigit() for name in found):
-        return tuple(sorted(found, key=int))
+    # not isdigit, which circled digits are too
+    if all(name.removeprefix("-").isdecimal() for name in found):
+        return tuple(sorted(found, key=lambda name: (int(name), name)))
     return tuple(sorted(found))
 
 

@@ -48,6 +48,11 @@ class LabelledImages(Images):
         data = LabelledImageData.of(
             self, _with_classes(super().open(sources, seed=seed, valid=valid)), seed
         )
+        counted = zip(data.classes, data.target.counts, strict=True)
+        if unseen := [name for name, count in counted if not count]:
+            data.note(
+                f"no training image is of the class {', '.join(unseen[:8])}: it is not learned"
+            )
         data.note_twins(data.prints("train"))
         return data
 
@@ -67,7 +72,7 @@ class LabelledImageData(ImageData):
 
     target: Target
     known: frozenset[int] = frozenset()
-    """Prints of the training images, after `restore`."""
+    """Prints of the training images, and of those of the run that this one begins from; after `restore` and `reopen`."""
     progress: float = 0.0
     """Share of the budget that is spent, as the system tells it: images grow with it."""
 
@@ -110,12 +115,17 @@ class LabelledImageData(ImageData):
         assert isinstance(self.options, LabelledImages)  # noqa: S101
         return self.options
 
+    def grown(self, progress: float) -> tuple[int, int]:
+        """Height and width of training images once this share of the budget is spent."""
+        share = min(1.0, self.how.grow + (1 - self.how.grow) * progress * 1.5)
+        height, width = self.shape[1:]
+        if share >= 1:
+            return height, width
+        return max(1, round(height * share / 4) * 4), max(1, round(width * share / 4) * 4)
+
     def _at_size(self, images: Tensor) -> Tensor:
-        share = min(1.0, self.how.grow + (1 - self.how.grow) * self.progress * 1.5)
-        height, width = (max(1, round(side * share / 4) * 4) for side in images.shape[2:])
-        if share >= 1 or (height, width) == images.shape[2:]:
-            return images
-        return F.interpolate(images, (height, width), mode="area")
+        size = self.grown(self.progress)
+        return images if size == images.shape[2:] else F.interpolate(images, size, mode="area")
 
     def reopen(
         self, sources: Any, *, seed: int = 0, valid: Any = None, whole: bool = False
@@ -127,7 +137,10 @@ class LabelledImageData(ImageData):
         if not whole:
             _with_classes(plain)
         data = LabelledImageData.of(self.how, plain, seed)
-        data.note_twins(self.prints("train") if not whole else self.known or self.prints("train"))
+        earlier = self.known or self.prints("train")
+        # what a run learned is not new to one that begins from it
+        data.known = earlier if whole else earlier | data.prints("train")
+        data.note_twins(data.known)
         return data
 
     def prints(self, split: Split) -> frozenset[int]:

@@ -275,7 +275,7 @@ def class_weights(given: ClassWeights, target: Target) -> tuple[float, ...] | No
     """(C,) weights of the classes; None where all count once.
 
     Raises:
-        UserError: a name that is no class of the target.
+        UserError: a name that is no class of the target, or a class to balance that has no training row.
     """
     if given == "none" or given == {}:
         return None
@@ -283,6 +283,11 @@ def class_weights(given: ClassWeights, target: Target) -> tuple[float, ...] | No
         classes = len(target.classes)
         if len(target.counts) != classes:
             raise ValueError(f"the counts of {target.name}'s classes are not known")
+        if 0 in target.counts:
+            name = target.classes[target.counts.index(0)]
+            raise UserError(
+                f"--class-weights balanced: no training row is of the class {name}; give it some, or weights by name"
+            )
         return tuple(target.rows / (classes * count) for count in target.counts)
     assert isinstance(given, dict)  # noqa: S101
     for name in given:

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 from torch import nn
 
 from fourfold.core.system import system
 from fourfold.data.augmentation import Unchanged
 from fourfold.data.labelled_images import LabelledImageData, LabelledImages
 from fourfold.models.cnn import Norm
-from fourfold.models.resnet import ResNet, Shortcut
+from fourfold.models.resnet import BLOCKS, ResNet, Shortcut
 from fourfold.models.wavemix import WaveMix
 from fourfold.optimizers.gradient import Gradient
 from fourfold.tasks.recognition import Recognizer
@@ -52,7 +52,7 @@ class ResidualNetwork(Recognizer):
     width: PositiveInt | None = None
     """Channels of the first stage; None means 16 for depths 6n + 2 and 64 for the others and for wavemix."""
     norm: Norm = "batch"
-    """Normalization after each convolution."""
+    """Normalization after each convolution of residual blocks; those of wavemix are always normalized over the batch."""
     shortcut: Shortcut = "projection"
     """Round a block whose shape changes: a 1 x 1 convolution, the input padded with zeros (identity), or, round all
     blocks, none: a plain network."""
@@ -64,6 +64,24 @@ class ResidualNetwork(Recognizer):
         decay=5e-3,
         warmup=0.1,
     )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.block == "wavemix":
+            if given := [
+                n
+                for n in ("norm", "shortcut")
+                if getattr(self, n) != type(self).model_fields[n].default
+            ]:
+                raise ValueError(f"{given[0]} is of residual blocks; wavemix has no such option")
+            if self.width and self.width % 4:
+                raise ValueError(f"width {self.width}: wavemix expects a multiple of 4")
+        elif self.depth not in BLOCKS and (self.depth < 8 or self.depth % 6 != 2):
+            others = ", ".join(map(str, BLOCKS))
+            raise ValueError(
+                f"depth {self.depth}: expected 6n + 2 (8, 14, 20, ...) or one of {others}"
+            )
+        return self
 
     def network(self, data: LabelledImageData, outputs: int) -> nn.Module:
         """See `Recognizer.network`."""

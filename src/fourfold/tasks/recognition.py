@@ -62,7 +62,7 @@ class Recognizer(Looking):
         """See `System.build`.
 
         Raises:
-            UserError: the images are smaller than the network's stride.
+            UserError: the images are smaller than the network's stride, or would be where they grow.
         """
         if not isinstance(data, LabelledImageData):
             raise TypeError(f"{self.name} expects LabelledImageData, got {type(data).__name__}")
@@ -71,7 +71,22 @@ class Recognizer(Looking):
             model = self.network(data, outputs)
         except ValueError as error:
             raise UserError(f"{error}; --data.size scales the images") from error
+        self._takes_small_ones(model, data)
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def _takes_small_ones(self, model: nn.Module, data: LabelledImageData) -> None:
+        """Refuses images that grow where the network does not take those that training would begin with."""
+        if (size := data.grown(0.0)) == data.shape[1:]:
+            return
+        try:
+            with torch.no_grad():
+                model.eval()(torch.zeros(1, data.shape[0], *size))
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"--data.grow {data.how.grow:g}: training would begin with images of {size[0]} x {size[1]} pixels, "
+                f"which this network does not take"
+            ) from error
+        model.train()
 
     @classmethod
     def inherits(cls, other: Run) -> dict[str, Any]:
