@@ -364,6 +364,35 @@ def test_augmentation_is_fixed_by_epoch_and_number() -> None:
     assert torch.equal(plain["boxes"], data.examples.boxes[data.examples.rows["train"][:4]])
 
 
+def test_grey_images_are_not_mirrored_unless_told() -> None:
+    """They may be digits, as the embedded ones are, of which a mirrored one is another or none."""
+    half = torch.full((8, 1, 32, 64), -1.0)
+    half[..., :32] = 1.0
+    nothing = torch.zeros(8, 1, 4), torch.full((8, 1), -1)
+    keys = [[0, i] for i in range(8)]
+
+    def mirrored(images: torch.Tensor, **options: bool) -> int:
+        moved, _, _ = augment(images, *nothing, BoxAugment(scale=0, colour=0, **options), keys)
+        return int((moved[:, 0, 0, 0] < 0).sum())
+
+    assert mirrored(half) == 0 and 0 < mirrored(half, flip=True) < 8
+    colour = half.expand(-1, 3, -1, -1)
+    assert 0 < mirrored(colour) < 8 and mirrored(colour, flip=False) == 0
+
+
+def test_images_that_training_holds_too_are_told(tmp_path: Path) -> None:
+    root = as_coco_of_parts(tmp_path / "set", ("train", "val"))  # the same photographs in both
+    said = "4 of 4 images of the valid split were trained on, pixel by pixel the same (first "
+    data = opened(root, split=(0.5, 0.5, 0))
+    assert [note.startswith(said) for note in data.summary()["notes"]] == [True]
+    data.save(tmp_path)
+    again = Boxes(split=(0.5, 0.5, 0)).restore(tmp_path)
+    whole = again.reopen(str(as_voc(tmp_path / "other")), whole=True)
+    assert whole.summary()["notes"][-1].startswith("4 of 4 images of the test split were trained")
+    plain = again.look_at(str(root / "val"))
+    assert not plain.summary()["notes"]
+
+
 @pytest.mark.skipif("FOURFOLD_DATA" not in os.environ, reason="FOURFOLD_DATA is not set")
 def test_blood_cells_from_the_catalog() -> None:
     data = Boxes(size=64).open("bccd")

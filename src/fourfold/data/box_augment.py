@@ -24,8 +24,9 @@ LEAST_SIDE = 2.0  # pixels that a box must keep
 class BoxAugment(Part):
     """What happens to training images and their boxes."""
 
-    flip: bool = True
-    """Mirror half of the images left to right."""
+    flip: bool | None = None
+    """Mirror half of the images left to right; None does so with colour images and not with grey ones, which may be
+    letters or digits."""
     flip_vertical: bool = False
     """Mirror half of the images top to bottom, where up and down mean nothing, as under a microscope."""
     scale: Annotated[float, Ge(0), Lt(1)] = 0.3
@@ -69,7 +70,8 @@ def _moved(images: Tensor, options: BoxAugment, draws: Tensor) -> tuple[Tensor, 
     slack = size * (1 - factor)  # (B, 2), negative where the image is larger than its frame
     offset = slack * draws[:, 1:3]
     sign = torch.ones(len(images), 2)
-    sign[:, 0] -= 2 * ((draws[:, 3] < 0.5) & options.flip)
+    flips = images.shape[1] == 3 if options.flip is None else options.flip
+    sign[:, 0] -= 2 * ((draws[:, 3] < 0.5) & flips)
     sign[:, 1] -= 2 * ((draws[:, 4] < 0.5) & options.flip_vertical)
     a = sign * factor
     b = torch.where(sign > 0, offset, size - offset)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,6 +27,7 @@ from fourfold.data.box_files import find_boxes
 from fourfold.data.box_reader import Canvas, Scene, read_scenes
 from fourfold.data.images import SPLIT_NAMES, split_rows
 from fourfold.data.loading import Indexed
+from fourfold.data.twins import load_prints, prints_of, save_prints, twins_note
 
 
 class BoxPreparation(NamedTuple):
@@ -86,7 +88,9 @@ class Boxes(DataOptions):
             UserError: no such path, no annotations, several formats in one folder, an unknown category; under
                 `strict` whatever else is wrong with an image or a box.
         """
-        return _open(self, None, sources, seed=seed, valid=valid, whole=False)
+        data = _open(self, None, sources, seed=seed, valid=valid, whole=False)
+        data.note_twins()
+        return data
 
     def restore(self, folder: Path) -> BoxData:
         """See `DataOptions.restore`."""
@@ -95,7 +99,9 @@ class Boxes(DataOptions):
         known = BoxPreparation(
             tuple(tree["shape"]), tuple(tree["classes"]), tree["most"], tree["fingerprint"]
         )
-        return BoxData(self, known, None, about, seed=0)
+        data = BoxData(self, known, None, about, seed=0)
+        data.known = load_prints(folder)
+        return data
 
 
 class BoxData(Indexed):
@@ -103,6 +109,8 @@ class BoxData(Indexed):
 
     unit = "places"
     apart = True
+    known: frozenset[int] = frozenset()
+    """Prints of the training images, and of those of the run that this one begins from."""
 
     def __init__(
         self,
@@ -154,7 +162,28 @@ class BoxData(Indexed):
         self, sources: Any, *, seed: int = 0, valid: Any = None, whole: bool = False
     ) -> BoxData:
         """See `Data.reopen`; boxes of classes that training did not have are an error."""
-        return _open(self.options, self.preparation, sources, seed=seed, valid=valid, whole=whole)
+        data = _open(self.options, self.preparation, sources, seed=seed, valid=valid, whole=whole)
+        data.note_twins(self.known or self.prints("train"))
+        return data
+
+    def prints(self, split: Split) -> frozenset[int]:
+        """A number for each image of a split, equal for equal pixels."""
+        return prints_of(self._images_of(split))
+
+    def _images_of(self, split: Split) -> Iterator[np.ndarray]:
+        """Each (C, H, W) uint8; none where there are no examples."""
+        if self.size(split):
+            some = self.examples
+            yield from (some.images[row].numpy() for row in some.rows[split].tolist())
+
+    def note_twins(self, earlier: frozenset[int] = frozenset()) -> None:
+        """Say which held-out images are, pixel by pixel, training images, of this run or of an earlier one."""
+        self.known = earlier | self.prints("train")
+        held: tuple[Split, ...] = ("valid", "test")
+        for split in held:
+            names = [scene.name for scene in self.scenes(split)] if self.size(split) else []
+            if said := twins_note(split, self._images_of(split), names, self.known):
+                self._about = {**self._about, "notes": [*self._about["notes"], said]}
 
     def look_at(self, sources: Any) -> BoxData:
         """Images to detect in: files, folders or archives, with annotations or without."""
@@ -164,6 +193,7 @@ class BoxData(Indexed):
         """See `Data.save`."""
         tree = {**self.preparation._asdict(), "summary": self._about}
         write_text(folder / "boxes.json", json.dumps(tree, ensure_ascii=False, indent=1))
+        save_prints(folder, self.known or self.prints("train"))
 
     def summary(self) -> dict[str, Any]:
         """See `Data.summary`."""

@@ -7,7 +7,6 @@ from the end. An image that training holds too is found among held-out ones by i
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,8 +23,7 @@ from fourfold.core.parts import Batch, Split
 from fourfold.core.targets import Target
 from fourfold.data.augmentation import Augmentation, Draws, Unchanged, scaled
 from fourfold.data.images import ImageData, Images, open_images
-
-PRINTS = "train-images.npy"
+from fourfold.data.twins import load_prints, prints_of, save_prints, twins_note
 
 
 class LabelledImages(Images):
@@ -62,8 +60,7 @@ class LabelledImages(Images):
         about = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
         data = LabelledImageData.of(self, plain, seed=0)
         data.target = Target("label", "category", data.classes, counts=tuple(about["counts"]))
-        if (folder / PRINTS).exists():
-            data.known = frozenset(np.load(folder / PRINTS, allow_pickle=False).tolist())
+        data.known = load_prints(folder)
         return data
 
 
@@ -145,7 +142,7 @@ class LabelledImageData(ImageData):
 
     def prints(self, split: Split) -> frozenset[int]:
         """A number for each image of a split, equal for equal pixels."""
-        return frozenset(_print(image) for image in self.images_of(split))
+        return prints_of(self.images_of(split))
 
     def images_of(self, split: Split) -> np.ndarray:
         """(N, C, H, W) uint8; none where there are no examples."""
@@ -153,25 +150,17 @@ class LabelledImageData(ImageData):
 
     def note_twins(self, trained: frozenset[int]) -> None:
         """Say which held-out images are, pixel by pixel, images of the training split."""
-        if not trained:
-            return
         held: tuple[Split, ...] = ("valid", "test")
         for split in held:
-            twins = [i for i, x in enumerate(self.images_of(split)) if _print(x) in trained]
-            if twins:
-                name = self.names[split][twins[0]]
-                self.note(
-                    f"{len(twins)} of {self.size(split):,} images of the {split} split were trained on, "
-                    f"pixel by pixel the same (first {name}): its measures are too good"
-                )
+            if said := twins_note(split, self.images_of(split), self.names[split], trained):
+                self.note(said)
 
     def save(self, folder: Path) -> None:
         """See `Data.save`."""
         super().save(folder)
         text = json.dumps({"counts": list(self.target.counts)})
         (folder / "classes.json").write_text(text, encoding="utf-8")
-        prints = self.known or self.prints("train")
-        np.save(folder / PRINTS, np.array(sorted(prints), dtype=np.uint64))
+        save_prints(folder, self.known or self.prints("train"))
 
     def state_dict(self) -> dict[str, Any]:
         """See `Data.state_dict`."""
@@ -198,8 +187,3 @@ def numbers_of(index: np.ndarray | slice) -> Tensor:
     if isinstance(index, slice):
         return torch.arange(index.start, index.stop)
     return torch.from_numpy(index)
-
-
-def _print(image: np.ndarray) -> int:
-    digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest()
-    return int.from_bytes(digest, "big")
