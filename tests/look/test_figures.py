@@ -48,6 +48,16 @@ def test_chinese_text_draws_without_warning_and_takes_an_installed_font() -> Non
     assert fonts == set(figures.families())
 
 
+def test_names_that_no_font_has_are_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "families", lambda: ("DejaVu Sans",))
+    assert figures.stand_ins(("cat", "dog")) == (("cat", "dog"), "")
+    names, key = figures.stand_ins(("猫", "dog", "鸟"))
+    assert names == ("#1", "dog", "#3")
+    assert key == "No font of this machine has these names: #1 猫, #3 鸟."
+    monkeypatch.setattr(figures, "families", lambda: ("DejaVu Sans", "Noto Sans CJK SC"))
+    assert figures.stand_ins(("猫", "dog")) == (("猫", "dog"), "")
+
+
 def test_a_chinese_font_is_used_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib import font_manager
 

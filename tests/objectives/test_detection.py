@@ -163,6 +163,20 @@ def test_a_perfect_answer_finds_every_box_once_and_measures_one() -> None:
     assert list(values)[0] == "map50"
 
 
+def test_what_is_ignored_is_not_missed_where_a_split_is_measured() -> None:
+    boxes = torch.tensor([[[4.0, 4, 20, 20], [30, 8, 60, 40]], [[10, 30, 24, 44], [0, 0, 0, 0]]])
+    batch = {
+        "image": torch.zeros(2, 1, 64, 64),
+        "boxes": boxes,
+        "label": torch.tensor([[0, 0], [0, -1]]),
+        "ignored": torch.tensor([[False, True], [False, False]]),  # no place answers for it
+    }
+    with torch.no_grad():
+        told = Detection().measure(Answers(perfect(batch)), batch)
+    kept = {name: rows for name, (rows, weight) in told.items() if weight is None}
+    assert Detection().conclude({}, kept)["map50"] == pytest.approx(1)
+
+
 def test_a_batch_without_boxes_teaches_that_nothing_is_there() -> None:
     batch = {
         **drawn(1),

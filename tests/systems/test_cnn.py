@@ -14,6 +14,7 @@ from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.data.augmentation import Unchanged
 from fourfold.data.labelled_images import LabelledImages
+from fourfold.look import figures
 from fourfold.look.gradcam import grad_cam
 from fourfold.optimizers.gradient import Gradient
 from fourfold.systems.cnn import ConvolutionalNetwork
@@ -126,6 +127,22 @@ def test_the_report_shows_what_was_confused(run: Run) -> None:
         assert wanted in titles
     names = [table.title for table in run.system.tables(run)]
     assert names[:2] == ["Measures of held-out images", "By class"]
+
+
+def test_pictures_say_what_stands_for_names_that_no_font_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(figures, "families", lambda: ("DejaVu Sans",))
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
+    run = api.fit(
+        small(optimizer=Gradient(steps=2)), (images, np.array(["猫", "狗"] * 30)), out=False
+    )
+    key = "No font of this machine has these names: #1 狗, #2 猫."
+    named = ("Confusion matrix", "Least certain images", "Most certain images", "Grad-CAM")
+    captions = {p.title: p.caption for p in run.system.pictures(run) if p.title in named}
+    assert len(captions) == 4 and all(key in caption for caption in captions.values())
+    told = run.explain(examples=1).sentences
+    assert key in told and "狗 " in told[0]
 
 
 def test_weights_are_taken_by_name_and_told(run: Run, tmp_path: Path) -> None:

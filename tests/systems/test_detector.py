@@ -1,5 +1,6 @@
 """The detector end to end at toy size: its verbs, what they write, and what they refuse."""
 
+import copy
 import io
 import json
 from pathlib import Path
@@ -15,6 +16,7 @@ from fourfold.cli.write import write
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.data.box_digits import digit_scenes
+from fourfold.data.boxes import BoxData
 from fourfold.serve.calls import Result
 from fourfold.serve.encode import answer, kind_of, respond
 from fourfold.systems.detector import Detector
@@ -98,6 +100,16 @@ def test_evaluate_measures_each_class(run: Run) -> None:
     assert "50 images" in score.notes[0]
     kept = [line for line in run.metrics.lines if "valid.map50" in line]
     assert kept, "the validation split is measured by its precision"
+
+
+def test_boxes_that_are_ignored_are_none_to_find(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = copy.copy(run.examples())
+    assert isinstance(data, BoxData)
+    every = torch.ones_like(data.examples.ignored)
+    monkeypatch.setattr(data, "_examples", data.examples._replace(ignored=every))
+    monkeypatch.setattr(run, "examples", lambda: data)
+    with pytest.raises(UserError, match="there is no box to find"):
+        run.evaluate()
 
 
 def test_opened_again_it_finds_the_same(run: Run, images: Path) -> None:

@@ -63,6 +63,18 @@ def drawable(text: str) -> bool:
     return len(families()) > 1 or not any(unicodedata.east_asian_width(c) in "WF" for c in text)
 
 
+def stand_ins(names: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """Names as they can be drawn here, and a sentence that says what stands for which; empty where all can be.
+
+    Where no font has its characters a name is its number among the names, from #1 on: boxes would all look alike.
+    """
+    if all(drawable(name) for name in names):
+        return tuple(names), ""
+    drawn = tuple(n if drawable(n) else f"#{i}" for i, n in enumerate(names, 1))
+    pairs = [f"{short} {n}" for short, n in zip(drawn, names, strict=True) if short != n]
+    return drawn, f"No font of this machine has these names: {', '.join(pairs)}."
+
+
 def style() -> dict[Any, Any]:
     """The style as matplotlib's rcParams: light background, labels of a readable size, a faint grid."""
     from cycler import cycler

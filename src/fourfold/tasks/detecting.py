@@ -15,6 +15,7 @@ from fourfold.core.run import Run
 from fourfold.core.types import Drawn, Picture, Score, Source, Table
 from fourfold.data.boxes import BoxData
 from fourfold.look.boxes import boxed_images, precision_recall_of_boxes
+from fourfold.look.figures import stand_ins
 from fourfold.objectives.average_precision import THRESHOLDS, Detected, Truth, curves
 from fourfold.objectives.detection import LEAST, Detection, decode
 from fourfold.tasks.looking import Looking
@@ -96,7 +97,7 @@ class Detecting(Looking):
         table: pl.DataFrame = pl.DataFrame(
             rows, schema=dict(zip(names, kinds, strict=True)), orient="row"
         )
-        return Drawn(table, lambda: _overlay(data, found))
+        return Drawn(table, lambda: _overlay(run, data, found))
 
     def evaluate(self, run: Run, source: Source = None) -> Score:
         """Mean average precision on the run's own held-out split or on other images with boxes."""
@@ -135,7 +136,9 @@ class Detecting(Looking):
         yield _examples(run, data, split, DRAWN)
         looked = look(run, data, split, threshold=LEAST)
         found = curves(*looked, len(data.classes))
-        yield precision_recall_of_boxes(found, data.classes, f"Overlap 0.5, measured {sentence}.")
+        names, key = stand_ins(data.classes)
+        said = f"Overlap 0.5, measured {sentence}. {key}".strip()
+        yield precision_recall_of_boxes(found, names, said)
         if data.size("train"):
             yield _augmented(data)
 
@@ -189,19 +192,22 @@ def _captions(one: Detected, classes: tuple[str, ...]) -> list[str]:
     return [f"{classes[int(label)]} {score:.2f}" for label, score in pairs]
 
 
-def _overlay(data: BoxData, found: list[Detected]) -> Picture:
+def _overlay(run: Run, data: BoxData, found: list[Detected]) -> Picture:
     """The images in their own size where there is one, side by side where there are several."""
     scenes = data.scenes("test")[:DRAWN]
     boxes = [one.boxes / scene.scale for scene, one in zip(scenes, found, strict=False)]
     left = len(found) - len(scenes)
     caption = f"The first {len(scenes)} of {len(found):,} images." if left else ""
+    names, key = stand_ins(data.classes)
+    if key:
+        run.note(key)
     return boxed_images(
         [scene.image for scene in scenes],
         boxes,
-        [_captions(one, data.classes) for one in found[: len(scenes)]],
+        [_captions(one, names) for one in found[: len(scenes)]],
         [one.labels for one in found[: len(scenes)]],
         "Detections",
-        caption=caption,
+        caption=f"{caption} {key}".strip(),
     )
 
 
@@ -217,13 +223,15 @@ def _examples(run: Run, data: BoxData, split: Split, count: int) -> Picture:
     found = [Detected(*(t.cpu().double().numpy() for t in one)) for one in told]
     images = ((batch["image"] + 1) * 127.5).round().byte().permute(0, 2, 3, 1).squeeze(-1).numpy()
     truths = [b[k >= 0].numpy() for b, k in zip(batch["boxes"], batch["label"], strict=True)]
+    names, key = stand_ins(data.classes)
+    caption = f"Boxes with a score of {SHOWN:g} and more; white: what is there. {key}".strip()
     return boxed_images(
         list(images),
         [one.boxes for one in found],
-        [_captions(one, data.classes) for one in found],
+        [_captions(one, names) for one in found],
         [one.labels for one in found],
         "Detections",
-        caption=f"Boxes with a score of {SHOWN:g} and more; white: what is there.",
+        caption=caption,
         truths=truths,
     )
 
@@ -234,11 +242,13 @@ def _augmented(data: BoxData) -> Picture:
     images = ((batch["image"] + 1) * 127.5).round().byte().permute(0, 2, 3, 1).squeeze(-1).numpy()
     kept = [label >= 0 for label in batch["label"]]
     labels = [label[k].numpy() for label, k in zip(batch["label"], kept, strict=True)]
+    names, key = stand_ins(data.classes)
+    caption = "Training images of the first epoch with the boxes that follow them."
     return boxed_images(
         list(images),
         [b[k].numpy() for b, k in zip(batch["boxes"], kept, strict=True)],
-        [[data.classes[i] for i in one] for one in labels],
+        [[names[i] for i in one] for one in labels],
         labels,
         "What augmentation does to a batch",
-        caption="Training images of the first epoch with the boxes that follow them.",
+        caption=f"{caption} {key}".strip(),
     )

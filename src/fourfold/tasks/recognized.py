@@ -17,7 +17,7 @@ from fourfold.data.augmentation import Augmentation
 from fourfold.data.labelled_images import LabelledImageData
 from fourfold.look import classification
 from fourfold.look.calibration import reliability_diagram
-from fourfold.look.figures import grid, short_name
+from fourfold.look.figures import grid, short_name, stand_ins
 from fourfold.tasks.recognizing import probabilities
 from fourfold.tasks.scores import calibration_error, reliability, scores, units
 from fourfold.tasks.seeing import evidence, feature_maps, filters
@@ -45,9 +45,10 @@ def pictures(run: Run) -> Iterator[Picture]:
     if held is None:
         return
     data, split, sentence, found, true = held
-    caption = f"{len(true):,} images {sentence}."
+    names, key = stand_ins(data.classes)
+    caption = f"{len(true):,} images {sentence}. {key}".strip()
     decided = found.argmax(axis=1)
-    yield classification.confusion(true, decided, data.classes, None, caption)
+    yield classification.confusion(true, decided, names, None, caption)
     yield from _confused(data, split, found, true)
     sure = found.max(axis=1)
     order = np.argsort(sure, kind="stable")
@@ -60,13 +61,14 @@ def pictures(run: Run) -> Iterator[Picture]:
             data, split, found, true, rows, title, f"By {what}; below each: class and {what}."
         )
     for draw in (classification.roc, classification.precision_recall):
-        picture = draw(found, true, data.classes, None, caption)
+        picture = draw(found, true, names, None, caption)
         if picture is not None:
             yield picture
     curve = (reliability(found, true, None), calibration_error(found, true, None))
     yield reliability_diagram({"as predicted": curve}, "of the predicted class", caption)
     wrong = np.flatnonzero(decided != true)
-    yield evidence(run, data, split, [*wrong[:2].tolist(), *order[::-1][:2].tolist()])
+    chosen = dict.fromkeys([*wrong[:2].tolist(), *order[::-1][:2].tolist()])  # some are both
+    yield evidence(run, data, split, list(chosen))
     yield from filters(run)
     yield feature_maps(run, data.some(split, slice(0, 1))[0])[0]
     yield from _augmented(run)
@@ -98,16 +100,17 @@ def _shown(
     caption: str,
 ) -> Picture:
     images = data.some(split, np.ascontiguousarray(rows))[0].numpy()
+    names, key = stand_ins(data.classes)
     factor = max(1, -(-112 // images.shape[3]))
     large = images.repeat(factor, axis=2).repeat(factor, axis=3)
     labels = []
     for row in rows.tolist():
         decided = int(found[row].argmax())
-        name = short_name(data.classes[true[row]], 9).replace("\\", "")
-        taken = short_name(data.classes[decided], 9).replace("\\", "")
+        name = short_name(names[true[row]], 9).replace("\\", "")
+        taken = short_name(names[decided], 9).replace("\\", "")
         said = name if decided == true[row] else f"{name} > {taken}"
         labels.append(f"{said} {found[row, decided]:.0%}")
-    return grid(large, title, columns=8, caption=caption, labels=labels)
+    return grid(large, title, columns=8, caption=f"{caption} {key}".strip(), labels=labels)
 
 
 def _augmented(run: Run, count: int = 8, rows: int = 4) -> Iterator[Picture]:

@@ -23,7 +23,7 @@ from fourfold.core.run import Run
 from fourfold.core.types import Explanation, Picture, Table
 from fourfold.data.augmentation import scaled
 from fourfold.data.labelled_images import LabelledImageData
-from fourfold.look.figures import grid
+from fourfold.look.figures import grid, stand_ins
 from fourfold.look.gradcam import grad_cam, overlaid
 from fourfold.objectives.supervised import Supervised
 
@@ -52,6 +52,8 @@ def explained(run: Run, source: Any, examples: int, top: int) -> Explanation:
     cams, told = _evidence(run, data, images, data.names[split], top)
     maps, table = feature_maps(run, images[:1])
     why = _stacked([cams, maps, *filters(run)])  # one picture, as --out why.png asks for
+    if key := stand_ins(data.classes)[1]:
+        told.append(key)
     sentences = (*told, f"Seen: {len(images)} of {data.size(split):,} images {sentence}.")
     return Explanation("What the network sees", sentences, (table,), (why,))
 
@@ -66,6 +68,7 @@ def _evidence(
         said = cast(Supervised, run.objective).predict(model(floats.to(run.device)).double()).cpu()
     order = said.argsort(dim=1, descending=True)[:, :top]
     drawn, labels, told = [], [], []
+    short, key = stand_ins(data.classes)
     for row, image in enumerate(floats):
         count = order.shape[1]
         places = grad_cam(
@@ -73,13 +76,15 @@ def _evidence(
         )
         drawn.append(np.broadcast_to(image.add(1).div(2).numpy(), (3, *image.shape[1:])))
         drawn += list(overlaid(image.add(1).div(2).expand(count, -1, -1, -1), places.cpu()))
-        likely = [f"{data.classes[c]} {float(said[row, c]):.0%}" for c in order[row].tolist()]
-        labels += ["image", *likely]
-        told.append(f"{names[row]}: {', '.join(likely)}.")
+        shares = [(c, f"{float(said[row, c]):.0%}") for c in order[row].tolist()]
+        labels += ["image", *[f"{short[c]} {share}" for c, share in shares]]
+        told.append(f"{names[row]}: {', '.join(f'{data.classes[c]} {s}' for c, s in shares)}.")
     caption = (
         "Left: the image. Beside it the places that speak for each of its likeliest classes, red most (Grad-CAM: the "
         "last feature maps, weighted by the mean gradient of the class)."
     )
+    if key:
+        caption += f" {key}"
     large = _enlarged(np.stack(drawn))
     return grid(large, "Grad-CAM", columns=1 + order.shape[1], caption=caption, labels=labels), told
 
