@@ -54,12 +54,29 @@ def test_every_unit_says_the_sentence_again(tmp_path: Path, unit: str) -> None:
     assert again.fingerprint == data.fingerprint
 
 
+def test_what_the_vocabulary_does_not_have_is_told(tmp_path: Path) -> None:
+    lines = [f"a {'b' if n % 2 else 'c'} {n}" for n in range(40)]
+    (tmp_path / "s.txt").write_text("\n".join(lines))
+    data = TextLines().open(tmp_path / "s.txt")
+    told = [note for note in data.summary()["notes"] if "not in the vocabulary" in note]
+    assert told[0] == "train: 36 of 108 tokens (33.33%) are not in the vocabulary and read as <unk>"
+    assert len(told) == 3
+    (tmp_path / "other.txt").write_text("这里的菜\na b c")
+    other = data.reopen(tmp_path / "other.txt", whole=True)
+    assert other.summary()["notes"] == ["test: 4 of 7 tokens (57.14%) are not in the vocabulary and read as <unk>"]  # fmt: skip
+    (tmp_path / "once.txt").write_text("one two\nthree four\nfive six\nseven eight")
+    with pytest.raises(UserError, match="--data.min-count 2: nothing occurs so often in the 2 tr"):
+        TextLines().open(tmp_path / "once.txt")
+
+
 def test_rows_of_other_formats(tmp_path: Path) -> None:
     (tmp_path / "s.jsonl").write_text('{"text": "one line\\nanother line"}\n{"text": "a third"}\n')
-    data = TextLines(split=(0.4, 0.3, 0.3)).open(tmp_path / "s.jsonl")
+    data = TextLines(split=(0.4, 0.3, 0.3), min_count=1).open(tmp_path / "s.jsonl")
     assert sum(data.size(s) for s in ("train", "valid", "test")) == 3  # type: ignore[arg-type]
-    memory = TextLines(lower=True).open({"text": ["A b", "C d", "E f"]})
-    assert memory.encode("a B").tolist() == memory.encode("A b").tolist()
+    memory = TextLines(lower=True, min_count=1).open({"text": ["A b", "C d", "E f"]})
+    (one,) = (memory.text(tokens) for tokens in memory.sentences("train"))
+    assert one in ("a b", "c d", "e f")
+    assert memory.text(memory.encode(one.upper())) == one
 
 
 def test_wrong_sentences_are_refused(made: TextLinesData, tmp_path: Path) -> None:

@@ -99,6 +99,20 @@ def test_dead_codes_begin_anew(restart: float) -> None:
     assert (share[0] > 0.9 and perplexity[0] > 16) if restart else share[0] < 0.1
 
 
+def test_a_code_that_begins_anew_lies_at_a_vector_of_the_batch() -> None:
+    torch.manual_seed(0)
+    quantizer = Quantizer(2, 8, restart=0.5, decay=0.5)
+    quantizer.begun.fill_(True)
+    quantizer.codebook[0, 1:] = quantizer.sums[0, 1:] = (
+        1e3  # out of reach: all but the first are dead
+    )
+    x = torch.randn(64, 2) + 5
+    quantizer(x)
+    away = torch.cdist(quantizer.codebook[0, 1:], x).min(1).values
+    assert away.max() < 0.05
+    assert quantizer.counts[0, 1:].min() >= 0.5 * quantizer.counts[0].mean()  # and it is given time
+
+
 def _jacobian(gradient: str, x: Tensor, quantizer: Quantizer) -> Tensor:
     quantizer.gradient = gradient  # type: ignore[assignment]
     return torch.autograd.functional.jacobian(lambda v: quantizer(v[None]).values[0], x)  # type: ignore[no-untyped-call]

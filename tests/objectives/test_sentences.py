@@ -98,6 +98,33 @@ def test_free_bits_press_no_number_below_them() -> None:
         assert bool(difference.abs().max() > 1e-6) is moved
 
 
+def test_free_bits_are_of_the_mean_over_the_batch() -> None:
+    """Of a number that tells much of one sentence and little of the other, the mean counts."""
+    made = model(latent=3)
+    batch = batch_of([(1,), (2, 2, 2, 1)])
+    with torch.no_grad():
+        made.reader.out.weight.mul_(6)
+        kl = gaussian_kl(*made.posterior(batch["tokens"], batch["lengths"]))
+        level = float(kl.mean())
+        assert ((kl < level) != (kl.mean(0) < level)).any()
+        losses = []
+        for bits in (0.0, level):
+            torch.manual_seed(0)
+            losses.append(float(next(iter(SentenceELBO(free_bits=bits).losses(made, batch))).loss))
+    given = 2 * (level - kl.mean(0)).clamp_min(0).sum()
+    assert losses[1] - losses[0] == pytest.approx(float(given), rel=1e-4)
+
+
+def test_a_sentence_is_read_alike_beside_a_longer_one() -> None:
+    torch.manual_seed(0)
+    made = model(latent=3)
+    sentences = [(1,), (2, 1), (1, 2, 2, 1, 2)]
+    with torch.no_grad():
+        together = made.reader(*batch_of(sentences).values())
+        alone = torch.cat([made.reader(*batch_of([one]).values()) for one in sentences])
+    torch.testing.assert_close(together, alone)
+
+
 def test_active_units_are_those_that_vary() -> None:
     means = torch.stack([torch.randn(100), torch.full((100,), 3.0), 0.05 * torch.randn(100)], 1)
     assert active_units(means).tolist() == [True, False, False]

@@ -55,6 +55,10 @@ def test_at_a_limit_the_sum_stands_still_and_comes_back() -> None:
         controller.step(5.0)
     assert controller.value == 1.0 and controller.sum < 1.6
     assert [controller.step(-2.0) for _ in range(8)][-1] < 0.2  # it need not wind back first
+    for _ in range(1000):  # far below: the weight falls to its lower limit
+        controller.step(-5.0)
+    assert controller.value == 0.0 and controller.sum > -0.6
+    assert [controller.step(2.0) for _ in range(8)][-1] > 0.8
 
 
 @given(st.floats(1, 5))

@@ -332,3 +332,10 @@ def test_sprites_are_measured_by_their_factors_however_they_were_named(tmp_path:
     scores = [run.evaluate(draws=0), fourfold.open(tmp_path / "run").evaluate(draws=0), run.evaluate("shapes", draws=0)]  # fmt: skip
     assert all({"mig", "sap"} <= set(score.values) for score in scores)
     assert scores[0]["mig"] == scores[1]["mig"]
+
+
+def test_a_picture_is_told_by_its_words(vae: Run) -> None:
+    """At a prompt a picture shows its title, not its bytes."""
+    assert (
+        repr(vae.sample(count=2, seed=3)) == "Picture(title='Samples', caption='2 samples, seed 3')"
+    )

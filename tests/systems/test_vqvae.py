@@ -97,7 +97,13 @@ def test_the_prior_may_be_learned_after(tmp_path: Path) -> None:
         assert torch.equal(later.model.codec.state_dict()[name], value), name  # type: ignore[union-attr]
     moved = later.model.prior.state_dict(), first.model.prior.state_dict()  # type: ignore[union-attr]
     assert any(not torch.equal(moved[0][n], moved[1][n]) for n in moved[0])
-    assert later.metrics.lines
+    assert later.metrics.lines and later.sample(count=2, seed=0).png
+    with pytest.raises(UserError, match="this run's prior has not learned"):
+        first.sample(count=2)
+    assert "Samples" not in [p.title for p in first.system.pictures(first)]
+    with pytest.raises(UserError, match="--objective.train prior: models the codes of a codec"):
+        fitted(tmp_path / "none", **{"objective.train": "prior"})
+    assert not (tmp_path / "none").exists()
 
 
 def test_losses_are_those_of_the_paper() -> None:

@@ -37,11 +37,11 @@ class Picture:
     """A picture that a report, a page or a file can hold."""
 
     title: str
-    png: bytes
+    png: bytes = field(repr=False)
     caption: str = ""
-    svg: str = ""
+    svg: str = field(default="", repr=False)
     """The same drawn as SVG, where it can be looked into (links, titles, steps); empty if only pixels exist."""
-    audio: bytes = b""
+    audio: bytes = field(default=b"", repr=False)
     """What it is a picture of, to be played: a WAV file; empty where there is nothing to hear."""
 
     def save(self, path: str | Path) -> None:

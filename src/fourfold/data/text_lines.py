@@ -204,6 +204,7 @@ def _open(
     if valid is not None:
         parts["valid"] = list(dict.fromkeys(_lines(options, valid, notes)))
         digest.update("\n".join(parts["valid"]).encode("utf-8", "surrogatepass"))
+    learned = options.min_count if known is None else None
     if known is None:
         training = parts["train"]
 
@@ -228,6 +229,8 @@ def _open(
         raise UserError(
             f"no sentence of at most {options.longest} tokens to learn from or measure on"
         )
+    if known.unknown is not None:
+        notes += _unknown_notes(known, sentences, learned)
     plain = options.model_dump_json(exclude=set(TextLines.loose - {"split"}))
     about: dict[str, Any] = {
         **{str(split): len(sentences[split]) for split in SPLITS},
@@ -238,6 +241,32 @@ def _open(
     }
     fingerprint = hashlib.sha256(f"{plain} {digest.hexdigest()}".encode()).hexdigest()
     return TextLinesData(options, known, fingerprint, about, sentences, seed)
+
+
+def _unknown_notes(
+    vocabulary: Vocabulary, sentences: dict[Split, list[np.ndarray]], learned: int | None
+) -> Iterator[str]:
+    """How many tokens of each split the vocabulary does not have.
+
+    Args:
+        vocabulary: with an entry for what is unknown.
+        sentences: numbered.
+        learned: how often an entry had to occur, where the vocabulary is of these sentences.
+
+    Raises:
+        UserError: all tokens of the training split are unknown.
+    """
+    for split, found in sentences.items():
+        total = sum(map(len, found))
+        unknown = sum(int((one == vocabulary.unknown).sum()) for one in found)
+        if learned and split == "train" and unknown == total:
+            raise UserError(
+                f"--data.min-count {learned}: nothing occurs so often in the {len(found):,} training sentences; "
+                "1 takes everything, or --data.unit character"
+            )
+        if unknown:
+            told = vocabulary.token(vocabulary.unknown or 0)
+            yield f"{split}: {unknown:,} of {total:,} tokens ({unknown / total:.2%}) are not in the vocabulary and read as {told}"
 
 
 def _numbered(vocabulary: Vocabulary, lines: list[str]) -> list[np.ndarray]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import torch
 from annotated_types import Ge, Le, Lt
@@ -132,8 +132,18 @@ class VectorQuantized(Looking):
             judge = PatchDiscriminator(channels, self.width, min(2, stages))
         return VQVAE(codec, context, prior, judge)
 
+    def suited(self, run: Run) -> Self:
+        """Refuses to learn how likely codes are before there are any.
+
+        Raises:
+            UserError: the prior alone is to learn, and no run is named whose codec has learned.
+        """
+        if self.objective.train == "prior" and not run.about.get("from"):
+            raise UserError("--objective.train prior: models the codes of a codec that has learned; --from RUN names it")  # fmt: skip
+        return super().suited(run)
+
     def begin(self, run: Run) -> None:
-        """Say how small the images become."""
+        """Say how small the images become, and what is left to learn."""
         model = model_of(run, VQVAE)
         channels, height, width = images_of(run.data).shape
         rows, columns = model.codec.grid_size((height, width))
@@ -142,6 +152,8 @@ class VectorQuantized(Looking):
             f"{height} x {width} pixels become {rows} x {columns} places of {self.levels} codes: "
             f"{bits:,} bits an image before they are compressed, {bits / (height * width):.2f} a pixel"
         )
+        if self.objective.train == "codec":
+            run.note("what codes cost in a file, and how likely they are, is learned after: fit vqvae --from this run --objective.train prior")  # fmt: skip
 
     def encode(self, run: Run, source: Source = None) -> pl.DataFrame:
         """The codes of images, a row each with its file: place after place, the levels of a place side by side.
@@ -245,7 +257,7 @@ class VectorQuantized(Looking):
         """Reconstructions, samples, and how the codebook is used."""
         caption = "Above: held-out images. Below each: what its codes say."
         yield grid(_pairs(run, 10), "Reconstructions", rows=2, caption=caption)
-        if model_of(run, VQVAE).prior is not None:
+        if model_of(run, VQVAE).prior is not None and self.objective.train != "codec":
             images = _drawn(run, 64, run.generator("report"), 1.0)
             yield grid(images, "Samples", caption="64 samples from the prior, not chosen.")
         yield _used(run)
@@ -297,6 +309,8 @@ def _drawn(run: Run, count: int, generator: torch.Generator, temperature: float)
     model = model_of(run, VQVAE)
     if model.prior is None:
         raise UserError("this run has no prior to draw from: fit with --prior true")
+    if run.system.model_dump()["objective"]["train"] == "codec":
+        raise UserError("this run's prior has not learned: fit vqvae --from it --objective.train prior")  # fmt: skip
     size = model.codec.grid_size(images_of(run.data).shape[1:])
     pieces = [min(PIECE, count - done) for done in range(0, count, PIECE)]
     codes = torch.cat([model.prior.draw(piece, generator, temperature) for piece in pieces])

@@ -73,11 +73,10 @@ class SentenceLatents(Looking):
         """
         import polars as pl
 
-        data = lines_data(run.data)
         given = [texts] if isinstance(texts, str) else list(texts)
         if lines:
             given = [line for text in given for line in text.splitlines() if line.strip()]
-        rows = self._rows(run, [data.encode(text) for text in given])
+        rows = self._rows(run, _read(run, given))
         table = latent_table(rows.cpu().numpy(), self.prefix)
         return table.with_columns(pl.Series("text", given))
 
@@ -125,12 +124,12 @@ class SentenceLatents(Looking):
         """
         if steps < 2:
             raise UserError(f"--steps: expected at least 2, got {steps}")
-        return "".join(f"{line}\n" for line in self._way(run, text, end, steps))
+        first, last = _read(run, [text, end])
+        return "".join(f"{line}\n" for line in self._way(run, first, last, steps))
 
-    def _way(self, run: Run, text: str, end: str, steps: int) -> list[str]:
-        data = lines_data(run.data)
-        first, last = self._rows(run, [data.encode(text), data.encode(end)])
-        return self._texts(run, self._between(first, last, steps))
+    def _way(self, run: Run, first: np.ndarray, last: np.ndarray, steps: int) -> list[str]:
+        begin, end = self._rows(run, [first, last])
+        return self._texts(run, self._between(begin, end, steps))
 
     def _rows(self, run: Run, sentences: list[np.ndarray]) -> Tensor:
         data, made = lines_data(run.data), []
@@ -169,9 +168,7 @@ class SentenceLatents(Looking):
 
     def _ways(self, run: Run, sentences: list[np.ndarray], count: int = 3, steps: int = 6) -> Table:
         """For the report: ways between held-out sentences."""
-        data = lines_data(run.data)
-        texts = [data.text(one) for one in sentences[: 2 * count]]
-        pairs = zip(texts[::2], texts[1::2], strict=False)
+        pairs = zip(sentences[: 2 * count : 2], sentences[1 : 2 * count : 2], strict=False)
         rows = tuple(
             (number, step, line)
             for number, (first, last) in enumerate(pairs, 1)
@@ -186,6 +183,16 @@ def lines_data(data: Data) -> TextLinesData:
     if not isinstance(data, TextLinesData):
         raise TypeError(f"expected TextLinesData, got {type(data).__name__}")
     return data
+
+
+def _read(run: Run, texts: list[str]) -> list[np.ndarray]:
+    """Tokens of sentences, each (N,); what the run does not know is said."""
+    data = lines_data(run.data)
+    found = [data.encode(text) for text in texts]
+    unknown = sum(int((one == data.vocabulary.unknown).sum()) for one in found)
+    if unknown:
+        run.console.say(f"{unknown:,} of {sum(map(len, found)):,} tokens are not in the vocabulary.")  # fmt: skip
+    return found
 
 
 def shown_samples(texts: list[str], count: int = 12) -> Table:
