@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fourfold.core.errors import UserError
-from fourfold.data.box_augment import BoxAugment, augment
+from fourfold.data.box_augment import BoxAugment, augment, follow
 from fourfold.data.box_formats import yolo_classes
 from fourfold.data.boxes import BoxData, Boxes
 
@@ -247,6 +247,49 @@ def test_an_unknown_category_id(tmp_path: Path) -> None:
     (source / "labels" / "0.txt").write_text("5 0.5 0.5 0.1 0.1\n")
     with pytest.raises(UserError, match=r"0\.txt, line 1: unknown category id 5; there are 2"):
         opened(source)
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_annotations_in_a_chinese_encoding(declared: bool, tmp_path: Path) -> None:
+    root = as_voc(tmp_path / "voc")
+    for file in root.rglob("*.xml"):
+        text = (
+            file.read_text()
+            .replace("<name>cat", "<name>红细胞")
+            .replace("<name>dog", "<name>血小板")
+        )
+        head = '<?xml version="1.0" encoding="GBK"?>' if declared else ""
+        file.write_bytes((head + text).encode("gbk"))
+    assert opened(root).classes == ("红细胞", "血小板")
+
+
+def test_names_of_classes_in_a_chinese_encoding(tmp_path: Path) -> None:
+    root = as_yolo(tmp_path / "yolo")
+    (root / "data.yaml").unlink()
+    (root / "classes.txt").write_bytes("红细胞\n血小板\n".encode("gbk"))
+    (root / "labels" / "2.txt").write_bytes(b"")
+    assert opened(root).classes == ("红细胞", "血小板")
+
+
+def test_images_whose_boxes_are_all_left_out_say_why(tmp_path: Path) -> None:
+    root = as_voc(tmp_path / "set")
+    for file in root.rglob("*.xml"):
+        file.write_text(voc(f"{file.stem}.png", [("cat", (20, 20, 20, 30))]))
+    with pytest.raises(
+        UserError, match=r"none of the images has a box: .* \(.*empty boxes left out"
+    ):
+        opened(root)
+
+
+def test_a_box_of_which_too_little_is_left_loses_its_label() -> None:
+    """By hand: moved 30 pixels to the left in a frame of 40 x 40, boxes keep 50%, 20% and all of 1.5 pixels' width."""
+    boxes = torch.tensor([[[20.0, 0, 40, 10], [22, 0, 32, 10], [32, 0, 33.5, 10], [35, 0, 39, 4]]])
+    labels, matrix = torch.tensor([[0, 1, 2, -1]]), torch.tensor([[1.0, 1.0, -30.0, 0.0]])
+    moved, left = follow(boxes, labels, matrix, (40, 40), 0.35)
+    assert left.tolist() == [[0, -1, -1, -1]]
+    assert moved.tolist() == [[[0, 0, 10, 10], [0] * 4, [0] * 4, [0] * 4]]
+    _, kept = follow(boxes, labels, matrix, (40, 40), 0.2)
+    assert kept.tolist() == [[0, 1, -1, -1]]
 
 
 def test_a_folder_of_several_formats(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from fourfold.core.errors import UserError
 from fourfold.core.run import Run
 from fourfold.data.box_digits import digit_scenes
 from fourfold.data.boxes import BoxData
+from fourfold.look.boxes import precision_recall_of_boxes
 from fourfold.serve.calls import Result
 from fourfold.serve.encode import answer, kind_of, respond
 from fourfold.systems.detector import Detector
@@ -110,6 +111,10 @@ def test_boxes_that_are_ignored_are_none_to_find(run: Run, monkeypatch: pytest.M
     monkeypatch.setattr(run, "examples", lambda: data)
     with pytest.raises(UserError, match="there is no box to find"):
         run.evaluate()
+
+
+def test_precision_is_drawn_where_there_is_nothing_to_find() -> None:
+    assert precision_recall_of_boxes([], []).png.startswith(b"\x89PNG")
 
 
 def test_opened_again_it_finds_the_same(run: Run, images: Path) -> None:

@@ -17,6 +17,7 @@ from fourfold.data.box_formats import (
     read_coco,
     read_voc,
     read_yolo,
+    text_of,
     yolo_classes,
 )
 from fourfold.data.catalog import CATALOG, find
@@ -169,9 +170,7 @@ def _yolo_files(files: dict[str, Path | bytes], images: dict[str, Path | bytes])
 def _classes(root: str, files: dict[str, Path | bytes]) -> list[str] | None:
     for name in sorted(files, key=lambda n: (n.count("/"), n)):
         if PurePosixPath(name).name.lower() in LISTS:
-            return yolo_classes(
-                _content(files[name]).decode("utf-8-sig", "replace"), f"{root}/{name}"
-            )
+            return yolo_classes(text_of(_content(files[name]), f"{root}/{name}"), f"{root}/{name}")
     return None
 
 
@@ -181,7 +180,7 @@ def _listed(files: dict[str, Path | bytes]) -> dict[str, Split]:
     for name, content in _of(files, ".txt"):
         path = PurePosixPath(name)
         if "ImageSets" in path.parts and path.stem.lower() in SPLITS:
-            for line in _content(content).decode("utf-8-sig", "replace").splitlines():
+            for line in text_of(_content(content), name).splitlines():
                 if words := line.split():
                     found[words[0]] = SPLITS[path.stem.lower()]
     return found

@@ -15,6 +15,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from fourfold.core.errors import UserError
+from fourfold.data.documents.plain import decoded
 
 
 @dataclass
@@ -42,11 +43,14 @@ class Marked:
         self.ignored.append(ignored)
 
 
-def _text(content: bytes, name: str) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name}: not UTF-8 ({error.reason} at byte {error.start})") from error
+def text_of(content: bytes, name: str) -> str:
+    """An annotation's text: UTF-8, or what XML declares, or the likeliest encoding, as GB 18030 of Chinese.
+
+    Raises:
+        UserError: it is binary, or in no encoding that is known.
+    """
+    declared = re.match(rb"""<\?xml[^>]*encoding=["']([\w.-]+)""", content)
+    return decoded(content, name, declared and declared[1].decode()) if content.strip() else ""
 
 
 def is_voc(content: bytes) -> bool:
@@ -63,7 +67,7 @@ def read_voc(content: bytes, name: str) -> Marked:
     if b"<!ENTITY" in content:  # entities may grow without bound
         raise UserError(f"{name}: declares XML entities, which no annotation needs")
     try:
-        root = ElementTree.fromstring(content)
+        root = ElementTree.fromstring(text_of(content, name))
     except ElementTree.ParseError as error:
         raise UserError(f"{name}: damaged XML ({error})") from error
     image = (root.findtext("filename") or "").strip() or PurePosixPath(name).stem
@@ -145,7 +149,7 @@ def read_yolo(content: bytes, name: str, classes: list[str] | None) -> Marked:
         UserError: a line of another form, or a number that no class has.
     """
     marked = Marked(name, PurePosixPath(name).stem, shares=True)
-    for number, line in enumerate(_text(content, name).splitlines(), 1):
+    for number, line in enumerate(text_of(content, name).splitlines(), 1):
         words = line.split()
         if not words:
             continue
@@ -198,7 +202,7 @@ def load_json(content: bytes, name: str) -> Any:
         UserError: it is damaged.
     """
     try:
-        return json.loads(_text(content, name))
+        return json.loads(text_of(content, name))
     except json.JSONDecodeError as error:
         raise UserError(f"{name}: damaged JSON ({error})") from error
 

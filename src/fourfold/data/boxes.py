@@ -222,7 +222,7 @@ def _open(
     shape = known.shape if known else Canvas.suited(scenes, options.size, options.channels)
     canvas = Canvas(shape)
     images = canvas.lay(scenes)
-    classes = known.classes if known else _classes(scenes)
+    classes = known.classes if known else _classes(scenes, notes)
     most = max([len(scene.boxes) for scene in scenes] + ([known.most] if known else [1]))
     boxes, labels, ignored = _padded(scenes, classes, most, plain)
     rows = split_rows(options.split, [s.split for s in scenes], len(scenes), seed, whole, notes)
@@ -242,10 +242,11 @@ def _open(
     return BoxData(options, preparation, examples, about, seed=seed)
 
 
-def _classes(scenes: list[Scene]) -> tuple[str, ...]:
+def _classes(scenes: list[Scene], notes: list[str]) -> tuple[str, ...]:
     names = {name for scene in scenes for name in scene.names}
     if not names:
-        raise UserError("none of the images has a box: nothing can be learned from them")
+        why = f" ({'; '.join(notes)})" if notes else ""
+        raise UserError(f"none of the images has a box: nothing can be learned from them{why}")
     # not isdigit, which circled digits are too
     return tuple(
         sorted(names, key=lambda n: (not n.isdecimal(), int(n) if n.isdecimal() else 0, n))

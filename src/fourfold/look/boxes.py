@@ -122,5 +122,6 @@ def precision_recall_of_boxes(
         label = f"{short_name(name, 24)}: {curve.average():.3f} of {curve.truths:,}"
         axes.plot(curve.recall, curve.precision, label=label, color=color)
     axes.set(xlabel="recall", ylabel="precision", xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
-    fig.legend(loc="outside lower center", ncols=2, title="average precision, boxes")
+    if known:
+        fig.legend(loc="outside lower center", ncols=2, title="average precision, boxes")
     return picture(fig, "Precision and recall of each class", caption)
