@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from PIL import Image
@@ -82,6 +83,23 @@ def test_views_are_the_image_mirrored_and_moved_by_hand() -> None:
     assert found[2][0, 0].tolist() == [[0, 0, 1], [3, 3, 4], [6, 6, 7]]  # one to the right
     assert found[5][0, 0].tolist() == [[3, 4, 5], [6, 7, 8], [6, 7, 8]]  # one up
     assert len(list(views(x, "none"))) == 1
+
+
+def test_averaged_probabilities_are_the_mean_over_the_views(run: Run) -> None:
+    data = run.examples()
+    images = data.pixels("test")[:5]  # type: ignore[attr-defined]
+    each = [run.predict(x.numpy(), top=10) for x in (images, images.flip(3))]
+    both = run.predict(images.numpy(), top=10, average="flip")
+
+    def by_class(frame: pl.DataFrame, row: int) -> dict[str, float]:
+        told = frame.row(row, named=True)
+        endings = ["", *[f"_{i}" for i in range(2, 11)]]
+        return {told[f"prediction{e}"]: told[f"p{e}"] for e in endings}
+
+    for row in range(5):
+        first, second = (by_class(frame, row) for frame in each)
+        wanted = {name: (first[name] + second[name]) / 2 for name in first}
+        assert by_class(both, row) == pytest.approx(wanted, abs=1e-5)
 
 
 class Linear(nn.Module):
