@@ -21,6 +21,7 @@ from fourfold.optimizers.gradient import Gradient
 from fourfold.systems.cnn import ConvolutionalNetwork
 from fourfold.systems.resnet import ResidualNetwork
 from fourfold.systems.vit import VisionTransformer
+from fourfold.tasks import recognized
 from fourfold.tasks.recognition import Recognizer
 from fourfold.tasks.recognizing import views
 from fourfold.testing import check_system
@@ -145,6 +146,15 @@ def test_the_report_shows_what_was_confused(run: Run) -> None:
         assert wanted in titles
     names = [table.title for table in run.system.tables(run)]
     assert names[:2] == ["Measures of held-out images", "By class"]
+
+
+def test_the_worst_confused_are_the_surest_of_the_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = np.array([[0.1, 0.9], [0.6, 0.4], [0.3, 0.7], [0.2, 0.8], [0.95, 0.05]])
+    true = np.array([0, 1, 1, 0, 1])  # the third is right
+    monkeypatch.setattr(recognized, "_shown", lambda *given: given[4].tolist())
+    confused: Any = recognized._confused
+    assert list(confused(None, "test", found, true)) == [[4, 0, 3, 1]]
+    assert not list(confused(None, "test", found, found.argmax(1)))
 
 
 def test_pictures_say_what_stands_for_names_that_no_font_has(

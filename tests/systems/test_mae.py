@@ -11,6 +11,7 @@ from PIL import Image
 import fourfold
 from fourfold.core.errors import UserError
 from fourfold.core.run import Run
+from fourfold.data.images import ImageData
 from fourfold.systems.mae import MaskedAutoencoder
 
 
@@ -38,6 +39,18 @@ def test_evaluate_measures_restoring_and_neighbours(run: Run) -> None:
         np.zeros((4, 8, 8), np.uint8) + np.arange(4, dtype=np.uint8)[:, None, None]
     )
     assert "nearest_neighbour_accuracy" not in plain.values
+
+
+def test_the_nearest_neighbour_is_that_of_the_cosine_about_the_training_mean(run: Run) -> None:
+    data = run.examples()
+    assert isinstance(data, ImageData)
+    train, test = (run.embed(data.pixels(part).numpy()).astype(float) for part in ("train", "test"))
+    centred = [x - train.mean(0) for x in (train, test)]
+    train, test = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in centred)
+    labels = data.labels("train").numpy(), data.labels("test").numpy()
+    right = [labels[0][np.argmax(train @ x)] == y for x, y in zip(test, labels[1], strict=True)]
+    found = run.evaluate()["nearest_neighbour_accuracy"]
+    assert found == pytest.approx(np.mean(right), abs=1.5 / len(right))  # equal cosines
 
 
 def test_the_picture_keeps_what_is_seen(run: Run) -> None:
