@@ -1,5 +1,6 @@
 """A table whose images are told by another run's latents."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 import fourfold
+from fourfold.api import resume
 from fourfold.core.errors import UserError
 from fourfold.core.options import merge
 from fourfold.systems.denoising import DenoisingSystem
@@ -62,6 +64,20 @@ def test_few_labels_on_features(folder: Path, tmp_path: Path) -> None:
         "p(d1)",
     ]  # the user's, not z_0 ...
     assert again["image"].to_list() == [f"pictures/{59 - i}.png" for i in range(60)]
+
+
+def test_the_other_run_is_found_from_anywhere_and_must_be_as_it_was(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder, tmp_path / "few")
+    monkeypatch.chdir(tmp_path / "few")
+    fourfold.fit("mlp", "few.csv", features="dae", out="run", steps=5)
+    monkeypatch.chdir(tmp_path)
+    assert fourfold.open("few/run").predict("few/few.csv").height == 60
+    assert resume("few/run", steps=8).folder is not None  # knows its data again
+    resume("few/dae", steps=70)
+    with pytest.raises(UserError, match="dae: has learned further since this run was fitted"):
+        fourfold.open("few/run").predict("few/few.csv")
 
 
 def test_what_cannot_be_encoded_is_said(folder: Path, tmp_path: Path) -> None:

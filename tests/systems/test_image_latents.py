@@ -136,6 +136,24 @@ def test_traversals(vae: Run) -> None:
         vae.traverse(image=999)
 
 
+def test_each_row_of_a_traversal_moves_the_latent_that_it_names(
+    vae: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fourfold.tasks import image_latents
+
+    moved: list[torch.Tensor] = []
+    decoded = image_latents.decoded
+    monkeypatch.setattr(image_latents, "decoded", lambda run, codes: (moved.append(codes), decoded(run, codes))[1])  # type: ignore[func-returns-value]  # fmt: skip
+    picture = vae.traverse(steps=5, span=2.0, rows=4, image=3)
+    named = [int(n) for n in picture.caption.split("latents ")[1].split(", from")[0].split(", ")]
+    image = torch.from_numpy(vae.encode().select("^z_.*$").to_numpy()[3])
+    assert sorted(named) == [0, 1, 2, 3]
+    for row, latent in zip(moved[0].view(4, 5, 4), named, strict=True):
+        wanted = image.repeat(5, 1)
+        wanted[:, latent] = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
+        torch.testing.assert_close(row, wanted)
+
+
 def test_bounds_are_told_in_their_order(vae: Run) -> None:
     score = vae.evaluate()
     assert score["elbo"] == pytest.approx(score["reconstruction"] + score["kl"])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fourfold.core.errors import UserError, nearest
 from fourfold.core.opening import opened
+from fourfold.core.state import weights_digest
 from fourfold.data.rows import Format, Rows
 from fourfold.data.table_files import open_rows
 
@@ -71,6 +72,16 @@ def featured_rows(sources: Any, how: Format, features: str | None, target: str |
     others = frame.drop(column).columns
     alone = others[0] if len(others) == 1 else None  # nothing else can be meant
     return Rows(pieces, target=rows.target or alone, given=rows)
+
+
+def features_digest(features: str | None) -> str:
+    """The digest of the weights that make the features, as they are now; "" without another run.
+
+    Raises:
+        UserError: no such run, or it has no weights.
+    """
+    folder = None if features is None else opened(features).folder
+    return "" if folder is None else weights_digest(folder / "weights.safetensors")
 
 
 def _column(rows: Rows, target: str | None) -> str:

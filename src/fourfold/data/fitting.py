@@ -14,6 +14,7 @@ from fourfold.data import kinds
 from fourfold.data.answers import Answers, choose, read_target, without_target
 from fourfold.data.cells import Reader
 from fourfold.data.columns import Encoding
+from fourfold.data.featured import features_digest
 from fourfold.data.leaks import sampled, say_identifiers, say_leaks
 from fourfold.data.partition import partition
 from fourfold.data.rows import Rows
@@ -62,7 +63,8 @@ def fit(options: Tabular, rows: Rows, held_out: Rows | None, seed: int) -> Table
     aside = [*_weights(work), *(() if target.kind == "labels" else target.columns)]
     forms = {name: work.form(name) for name in aside if rows.types[name] == "text"}
     digest = fingerprint(options, rows, held_out)
-    schema = Schema(tuple(encodings), target, digest, {"fitted": fitted}, forms)
+    made_by = features_digest(options.features)
+    schema = Schema(tuple(encodings), target, digest, {"fitted": fitted}, forms, made_by)
     return TableData(
         options, schema, seed=seed, rows=work.rows, parts=work.parts, weights=options.weights,
         notes=work.notes,
@@ -74,6 +76,10 @@ def reopen(
 ) -> TableData:
     """Other rows under a fitted preparation; see `TableData.reopen`."""
     options, schema = data.options, data.schema
+    if schema.features and schema.features != features_digest(options.features):
+        raise UserError(
+            f"--data.features {options.features}: has learned further since this run was fitted on what it encodes: fit anew"
+        )
     how = options.format(text_columns(schema))
     rows = options.rows(sources, how)
     held_out = None if valid is None else options.rows(valid, how)

@@ -174,6 +174,8 @@ class Schema:
     """The fit's own summary."""
     forms: dict[str, Form] = dataclasses.field(default_factory=dict)
     """How the target and the column of weights are written, where they are text."""
+    features: str = ""
+    """The digest of another run's weights, where columns are what it encodes."""
 
     def form(self, name: str) -> Form:
         """How a column beside the features is written."""
@@ -191,7 +193,8 @@ class Schema:
         told = stored["target"]
         listed = {key: tuple(told.get(key, ())) for key in ("classes", "counts")}
         target = Target(**{**told, **listed})
-        return cls(encodings, target, stored["fingerprint"], stored["facts"], forms)
+        made_by = stored.get("features", "")
+        return cls(encodings, target, stored["fingerprint"], stored["facts"], forms, made_by)
 
 
 class TableData(Indexed):
@@ -353,9 +356,10 @@ def text_columns(schema: Schema) -> frozenset[str]:
 
 def fingerprint(options: Tabular, rows: Rows, held_out: Rows | None) -> str:
     """SHA-256 of the content of the sources and of the options that prepare it."""
-    # the content is taken as UTF-8, whatever it was stored as
+    # the content is taken as UTF-8, whatever it was stored as, and another run by what it encodes, wherever it lies
+    aside = {"encoding"} if options.features is None else {"encoding", "features"}
     content = [
-        options.model_dump_json(exclude={"encoding"}),
+        options.model_dump_json(exclude=aside),
         rows.digest,
         held_out.digest if held_out else "",
     ]

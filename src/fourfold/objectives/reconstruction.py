@@ -8,7 +8,7 @@ https://doi.org/10.1145/1390156.1390294; sparse codes: Ng 2011 (kl) and Olshause
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from annotated_types import Gt, Lt
@@ -16,6 +16,7 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
 from fourfold.core.parts import Batch, Move, Objective
+from fourfold.core.run import Run
 from fourfold.objectives.corruption import GaussianNoise, Masking, SaltAndPepper
 
 Corruption = Annotated[GaussianNoise | Masking | SaltAndPepper, Field(discriminator="kind")]
@@ -32,6 +33,12 @@ class Reconstruction(Objective):
     """kl: of the mean over the batch of each latent's sigmoid from `active`, summed; l1: the sum of absolute values."""
     active: Annotated[float, Gt(0), Lt(1)] = 0.05
     """With kl, how much a latent is to be on: rho of the source."""
+
+    def prepare(self, run: Run) -> Self:
+        """See `Objective.prepare`: how much a latent is on is a mean over the batch, so that its rows stay together."""
+        mine = self.model_copy()
+        mine.__dict__["compares"] = self.sparsity > 0 and self.penalty == "kl"
+        return mine
 
     def given(self, images: Tensor) -> Tensor:
         """What the encoder gets to see."""

@@ -253,7 +253,7 @@ class NetworkPredictor(Predictor):
                 f"Learning rate {chosen.lr:g}, weight decay {chosen.decay:g}, by the {rows:,} training rows "
                 "(--lr, --decay)."
             )
-        return self.model_copy(update={"optimizer": chosen})
+        return super().suited(run).model_copy(update={"optimizer": chosen})
 
     # --- what is said ---------------------------------------------------------------------------------
 

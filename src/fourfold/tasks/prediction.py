@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 import numpy as np
 from annotated_types import Ge, Gt, Lt
@@ -16,6 +16,7 @@ from pydantic import PositiveInt
 
 from fourfold.core.errors import UserError
 from fourfold.core.evaluation import held_out, measure
+from fourfold.core.opening import opened
 from fourfold.core.parts import Split
 from fourfold.core.run import Run
 from fourfold.core.system import System, batchable
@@ -44,6 +45,14 @@ class Predictor(System):
     """A system whose data is a table and whose objective is `Supervised`."""
 
     data: Tabular = Tabular()
+
+    def suited(self, run: Run) -> Self:
+        """Keeps the place of the run whose features it takes, wherever it is opened later."""
+        folder = None if self.data.features is None else opened(self.data.features).folder
+        if folder is None:
+            return self
+        place = {"features": str(folder.absolute())}
+        return self.model_copy(update={"data": self.data.model_copy(update=place)})
 
     @batchable("source", when=lambda system, _: system.data.missing != "interpolate")
     def predict(
