@@ -159,6 +159,8 @@ def test_bounds_are_told_in_their_order(vae: Run) -> None:
     assert score["elbo"] == pytest.approx(score["reconstruction"] + score["kl"])
     assert score["importance_bound"] <= score["elbo"] + 0.05
     assert score["bits_per_dim"] == pytest.approx(score["elbo"] / 64 / np.log(2))
+    bits = score["importance_bound"] / 64 / np.log(2)
+    assert score["bits_per_dim_importance"] == pytest.approx(bits)
     assert "importance_bound" not in vae.evaluate(draws=0).values
     assert any("KL of each latent" in note for note in score.notes)
 
