@@ -141,3 +141,10 @@ def test_what_it_refuses() -> None:
         fourfold.fit(toy, images, out=False, batch=1)
     with pytest.raises(UserError, match="a view is of one image"):
         fourfold.fit(toy, images, out=False, mixup=0.4)
+
+
+def test_who_begins_from_it_inherits_the_encoders_shape_and_the_images(run: Run) -> None:
+    taken = ConvolutionalNetwork.inherits(run)
+    assert taken["data"] == {"size": 8, "channels": "grey"}
+    assert (taken["width"], taken["stages"]) == (4, 2)
+    assert ResidualNetwork.inherits(run) == {}

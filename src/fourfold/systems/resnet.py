@@ -1,7 +1,7 @@
 """Residual network: He, Zhang, Ren and Sun 2016, https://arxiv.org/abs/1512.03385; WaveMix: Jeevan et al. 2022.
 
     fourfold fit resnet cifar10 cifar10-test --depth 20
-    fourfold fit resnet photos/ --depth 18 --data.size 64 --from runs/mae-1
+    fourfold fit resnet few/ --from runs/simclr-1    # of simclr --encoder resnet
     fourfold fit resnet photos/ --block wavemix
     fourfold fit cnn photos/ --teacher runs/resnet-1
 
