@@ -87,3 +87,17 @@ def test_latents_of_noise_are_at_chance() -> None:
     z = RANDOM.normal(size=(len(FACTORS), 5))
     assert factor_score(z, FACTORS) < 0.5
     assert mig(z, FACTORS) < 0.02
+
+
+def test_latents_that_tell_all_factors_alike_are_at_zero() -> None:
+    """Of more latents than factors, and of fewer: each entropy in units of its own largest."""
+    for shape in ((5, 2), (2, 5)):
+        assert of_importance(np.ones(shape)) == pytest.approx((0.0, 0.0), abs=1e-12)
+
+
+def test_the_factor_score_does_not_depend_on_the_latents_units() -> None:
+    random = np.random.default_rng(0)
+    factors = random.integers(0, 4, (800, 2))
+    latents = factors + 0.1 * random.normal(size=(800, 2))
+    found = [factor_score(latents * units, factors, votes=100) for units in ([1.0, 1.0], [1.0, 5.0])]  # fmt: skip
+    assert found[0] == found[1] > 0.95
