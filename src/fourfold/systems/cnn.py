@@ -9,7 +9,8 @@ https://arxiv.org/abs/2404.00498.
     fourfold explain runs/cnn-1 cat.jpg --out why.png
 
 Result: accuracy 0.972 on the 180 test images of the embedded 8 x 8 digits (seed 0): fourfold fit cnn --epochs 4; 0.983
-averaged over views: fourfold evaluate last --average shift.
+averaged over views: fourfold evaluate last --average shift. Of CIFAR-10's test images --size fast tells 89.2%, 89.7% averaged
+over flips, after 9 epochs (28 processor minutes of one thread): benchmarks/results/recognition.json.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ NEEDS = {
 FAST = {
     "algorithm": "muon",
     "arguments": {"momentum": 0.6},
-    "lr": 0.1,
+    "lr": 0.24,
     "other_lr": 0.005,
-    "decay": 0.01,
-    "warmup": 0.1,
+    "decay": 0.1,
+    "warmup": 0.05,
     "schedule": "linear",
     "epochs": 8,
 }
