@@ -1,6 +1,7 @@
 """What a masked autoencoder learns without labels: patches restored, and neighbours of one class.
 
     python -m benchmarks.mae
+    python -m benchmarks.mae --encoder resnet
     python -m benchmarks.mae --run runs/mae-1      # a run that is fitted on the embedded digits already
 
 Beside it: neighbours by the pixels themselves, and by an encoder whose weights were only drawn.
@@ -44,12 +45,18 @@ def main() -> None:
     """Fit, or take a run that is fitted, and keep the numbers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", default="")
+    parser.add_argument("--encoder", default="vit", choices=["vit", "cnn", "resnet"])
     arguments = parser.parse_args()
-    run = fourfold.open(arguments.run) if arguments.run else fourfold.fit("mae", None, out=False)
+    if arguments.run:
+        run = fourfold.open(arguments.run)
+    else:
+        run = fourfold.fit("mae", None, out=False, encoder=arguments.encoder)
+    encoder = getattr(run.system, "encoder", "vit")
     found = {name: round(value, 4) for name, value in run.evaluate().values.items()}
     beside = {"by pixels": round(by_pixels(run), 4), "drawn weights": round(drawn(run), 4)}
     steps = [line["step"] for line in run.metrics.lines if "step" in line][-1]
-    keep("mae", {"embedded digits": {**found, **beside, "steps": steps}})
+    title = "embedded digits" if encoder == "vit" else f"embedded digits, {encoder}"
+    keep("mae", {title: {**found, **beside, "steps": steps}})
 
 
 if __name__ == "__main__":

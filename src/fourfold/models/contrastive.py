@@ -19,14 +19,10 @@ class ContrastiveNetwork(nn.Module):
         """Build it.
 
         Args:
-            encoder: its classifier is taken off.
+            encoder: without its classifier.
             projection: P; the hidden layer before it has the encoder's width.
         """
         super().__init__()
-        if isinstance(encoder, ResNet):
-            encoder.fc = nn.Identity()
-        else:
-            encoder.head = nn.Identity()
         self.encoder = encoder
         self.projection = nn.Sequential(
             nn.Linear(encoder.width, encoder.width),

@@ -204,6 +204,11 @@ class MAE(nn.Module):
         """N, patches of an image."""
         return self.encoder.count
 
+    @property
+    def patch(self) -> int:
+        """Pixels of a patch's side."""
+        return self.encoder.patch
+
     def forward(self, images: Tensor, seen: Tensor) -> Tensor:
         """What every patch is thought to be, from those that are seen.
 

@@ -69,7 +69,7 @@ class ConvolutionalNetwork(Recognizer):
     exempt: ClassVar[dict[str, str]] = {
         "accumulation": "batch normalization takes its moments over each micro-batch"
     }
-    begins_from: ClassVar[str] = "simclr --encoder cnn or of cnn"
+    begins_from: ClassVar[str] = "mae or simclr with --encoder cnn, or of cnn"
     search_space: ClassVar[dict[str, str]] = {
         "optimizer.lr": "5e-4..2e-2:log",
         "width": "8..64:log",

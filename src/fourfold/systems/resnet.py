@@ -37,7 +37,7 @@ class ResidualNetwork(Recognizer):
     exempt: ClassVar[dict[str, str]] = {
         "accumulation": "batch normalization takes its moments over each micro-batch"
     }
-    begins_from: ClassVar[str] = "simclr --encoder resnet or of resnet"
+    begins_from: ClassVar[str] = "mae or simclr with --encoder resnet, or of resnet"
     search_space: ClassVar[dict[str, str]] = {
         "optimizer.lr": "1e-3..1e-1:log",
         "depth": "8,14,20",

@@ -16,7 +16,7 @@ label (13 seconds of a busy core, seed 0): fourfold fit simclr --epochs 40; four
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Self, cast
 
 import torch
 from pydantic import Field, PositiveInt
@@ -31,9 +31,9 @@ from fourfold.core.types import Picture
 from fourfold.data.augmentation import scaled
 from fourfold.data.views import ViewedImages
 from fourfold.look.figures import grid
-from fourfold.models.cnn import ConvNet, Norm, fitting_stages
+from fourfold.models.cnn import Norm
 from fourfold.models.contrastive import ContrastiveNetwork
-from fourfold.models.resnet import ResNet
+from fourfold.models.image_encoders import Kind, encoder
 from fourfold.objectives.views import ClassViews, TwinViews
 from fourfold.optimizers.gradient import Gradient
 from fourfold.tasks.image_features import FeatureLearner, image_data
@@ -55,7 +55,7 @@ class ContrastiveViews(FeatureLearner):
     }
 
     data: ViewedImages = ViewedImages(split=(0.9, 0.05, 0.05), batch=128)
-    encoder: Literal["cnn", "resnet"] = "cnn"
+    encoder: Kind = "cnn"
     """Which network is learned; that system begins from the run."""
     width: PositiveInt = 24
     """Channels of the first stage; each further one has twice as many."""
@@ -82,14 +82,15 @@ class ContrastiveViews(FeatureLearner):
         Raises:
             UserError: the images are too small for it.
         """
-        shape, width, norm = image_data(data).shape, self.width, self.norm
-        network: ConvNet | ResNet
+        shape = image_data(data).shape
+        how: Any = {
+            "width": self.width,
+            "stages": self.stages,
+            "depth": self.depth,
+            "norm": self.norm,
+        }
         try:
-            if self.encoder == "cnn":
-                stages = self.stages or fitting_stages(shape)
-                network = ConvNet(shape, 1, width=width, stages=stages, dense=0, norm=norm)
-            else:
-                network = ResNet.suited(shape, 1, self.depth, width=width, norm=norm)
+            network = encoder(self.encoder, shape, **how)
         except ValueError as error:
             raise UserError(f"{error}; --data.size scales the images") from error
         model = ContrastiveNetwork(network, self.projection)

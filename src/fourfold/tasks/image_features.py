@@ -5,7 +5,7 @@ Shapes: N images, D features.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,6 +30,10 @@ class FeatureLearner(Looking):
     def prepares(self) -> str:
         """The system whose network its encoder is; `fit` of that system begins from its runs."""
         raise NotImplementedError
+
+    def encoder_options(self) -> dict[str, Any]:
+        """The encoder's options by the names that the system which begins from it has."""
+        return self.model_dump()
 
     def features(self, model: nn.Module, images: Tensor) -> Tensor:
         """What the model knows of images (B, C, H, W) in [-1, 1]: (B, D)."""

@@ -93,7 +93,7 @@ class Recognizer(Looking):
         """The encoder's shape, and the images', of a run that learned this network without labels."""
         if not isinstance(other.system, FeatureLearner) or other.system.prepares != cls.name:
             return {}
-        theirs, shape = other.system.model_dump(), plain_images(other.data).shape
+        theirs, shape = other.system.encoder_options(), plain_images(other.data).shape
         own = set(cls.model_fields) - {"data", "objective", "optimizer"}
         taken = {name: theirs[name] for name in sorted(own & set(theirs))}
         size = {"size": shape[1]} if shape[1] == shape[2] else {}
