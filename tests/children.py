@@ -75,11 +75,16 @@ class Child:
 
     @property
     def stdout(self) -> str:
-        return (self.folder / f"{self.pid}.stdout").read_text(encoding="utf-8")
+        return self._said("stdout")
 
     @property
     def stderr(self) -> str:
-        return (self.folder / f"{self.pid}.stderr").read_text(encoding="utf-8")
+        return self._said("stderr")
+
+    def _said(self, where: str) -> str:
+        path = self.folder / f"{self.pid}.{where}"
+        # a child that has just begun has none yet
+        return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 class Nursery:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +64,9 @@ class FaultyOptions(RowsOptions):
     """Whether the poison is NaN; otherwise 0."""
 
     def open(self, sources: Any, *, seed: int = 0, valid: Any = None) -> Data:
-        time.sleep(self.opening)
+        if self.opening:
+            print("opening", file=sys.stderr, flush=True)
+            time.sleep(self.opening)
         rows = super().open(sources, seed=seed)
         assert isinstance(rows, Rows)
         return FaultyRows(rows, self)

@@ -60,7 +60,7 @@ def test_stopped_again_and_again(nursery: Nursery, tmp_path: Path) -> None:
 
 def test_ctrl_c_while_the_data_is_read(nursery: Nursery, tmp_path: Path) -> None:
     child = nursery.start(["fit", "faulty", "--data.opening", "20", "--out", tmp_path / "run"])
-    time.sleep(0.3)
+    assert child.until(lambda: "opening" in child.stderr)
     child.send(signal.SIGINT)
     assert child.wait() == 130
     assert "Traceback" not in child.stderr

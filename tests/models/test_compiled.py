@@ -127,7 +127,9 @@ def test_threads_together_say_what_one_says(kind: str, threads: int) -> None:
     alone = CompiledDecoder(net, 3, kind, threads=1)
     together = CompiledDecoder(net, 3, kind, weights=alone.weights, threads=threads)
     worked = set()
-    for number in range(50):
+    for number in range(2_000):
+        if number >= 50 and 1 in worked:  # on a busy machine helpers may come late
+            break
         slots = [number % 3, (number + 1) % 3][: 1 + number % 2]
         tokens = [[number, 7] if slot else [number] for slot in slots]
         for decoder in (alone, together):
