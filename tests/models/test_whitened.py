@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from fourfold import api
 from fourfold.core.errors import UserError
-from fourfold.models.whitened import FLOOR, WhitenedNet, WhitenedStage, whitening
+from fourfold.models.whitened import FLOOR, WhitenedNet, WhitenedStage, sampled, whitening
 from fourfold.systems.cnn import ConvolutionalNetwork
 
 
@@ -30,6 +30,16 @@ def test_patches_are_whitened() -> None:
     # just below 1, by what keeps directions of little variance from being blown up
     wanted = torch.diag(variances / (variances + FLOOR))
     torch.testing.assert_close(moments, wanted, rtol=0, atol=1e-4)
+
+
+def test_large_images_are_whitened_in_pieces_and_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filters tell patches alike however many are laid out at once, but for the signs of the directions."""
+    images = torch.rand(50, 3, 8, 8) * 2 - 1
+    whole = whitening(images)
+    monkeypatch.setattr("fourfold.models.whitened.TOGETHER", 7 * 64)
+    pieces = whitening(images)
+    torch.testing.assert_close(pieces.abs(), whole.abs(), rtol=1e-4, atol=1e-5)
+    assert [sampled((3, side, side)) for side in (8, 32, 224, 4096)] == [5000, 5000, 102, 1]
 
 
 def test_a_stage_begins_by_passing_what_comes_in() -> None:

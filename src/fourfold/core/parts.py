@@ -8,7 +8,7 @@ count or open lives in what `prepare` and `open` return, fresh for each run.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -54,6 +54,11 @@ class Part(BaseModel):
     """Groups of fields of which one at a time is set: overriding one clears the others."""
     chosen_by: ClassVar[frozenset[str]] = frozenset()
     """Of a part that is one of several choices: fields that choose it where they are given without a kind."""
+
+    def altered(self, names: Iterable[str]) -> list[str]:
+        """Of these fields those that are not at their defaults, in the order given: who has no use for one can refuse it."""
+        fields = type(self).model_fields
+        return [name for name in names if getattr(self, name) != fields[name].default]
 
 
 class Data(ABC):

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from fourfold.core.parts import Batch, Split
 from fourfold.data.augmentation import Augmentation, Draws, Unchanged
-from fourfold.data.images import Examples, ImageData, Images, Preparation
+from fourfold.data.images import ImageData, Images
 from fourfold.data.labelled_images import numbers_of
 
 
@@ -31,16 +31,10 @@ class ChangedImages(Images):
             raise ValueError("mixup and cutmix join images with their classes, which are not learned here: they stay 0")  # fmt: skip
         return how
 
-    def made(
-        self,
-        preparation: Preparation,
-        examples: Examples | None,
-        about: dict[str, Any],
-        *,
-        seed: int,
-    ) -> ChangedImageData:
-        """See `Images.made`."""
-        return ChangedImageData(self, preparation, examples, about, seed=seed)
+    @property
+    def makes(self) -> type[ChangedImageData]:
+        """See `Images.makes`."""
+        return ChangedImageData
 
 
 class ChangedImageData(ImageData):

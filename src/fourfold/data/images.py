@@ -99,18 +99,12 @@ class Images(DataOptions):
         preparation = Preparation(
             tuple(tree["shape"]), tuple(tree["classes"]), values_range, tree["fingerprint"]
         )
-        return self.made(preparation, None, about, seed=0)
+        return self.makes(self, preparation, None, about, seed=0)
 
-    def made(
-        self,
-        preparation: Preparation,
-        examples: Examples | None,
-        about: dict[str, Any],
-        *,
-        seed: int,
-    ) -> ImageData:
-        """The data of these options, from what was read."""
-        return ImageData(self, preparation, examples, about, seed=seed)
+    @property
+    def makes(self) -> type[ImageData]:
+        """What these options make of what was read."""
+        return ImageData
 
 
 class ImageData(Indexed):
@@ -261,7 +255,8 @@ def open_images(
         counts = torch.bincount(labels, minlength=len(classes)).tolist()
         about["classes"] = dict(zip(classes, counts, strict=True))
     about |= {"skipped": reader.skipped, "resized": reader.resized, "notes": notes}
-    return options.made(preparation, Examples(images, labels, rows, reader.names), about, seed=seed)
+    examples = Examples(images, labels, rows, reader.names)
+    return options.makes(options, preparation, examples, about, seed=seed)
 
 
 def _classes(names: list[str] | None) -> tuple[str, ...]:

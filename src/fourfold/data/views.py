@@ -14,7 +14,7 @@ from pydantic import field_validator
 
 from fourfold.core.parts import Batch, Split
 from fourfold.data.augmentation import Augmentation, Draws
-from fourfold.data.images import Examples, ImageData, Images, Preparation
+from fourfold.data.images import ImageData, Images
 from fourfold.data.labelled_images import numbers_of
 
 
@@ -35,16 +35,10 @@ class ViewedImages(Images):
             )
         return how
 
-    def made(
-        self,
-        preparation: Preparation,
-        examples: Examples | None,
-        about: dict[str, Any],
-        *,
-        seed: int,
-    ) -> ViewedImageData:
-        """See `Images.made`."""
-        return ViewedImageData(self, preparation, examples, about, seed=seed)
+    @property
+    def makes(self) -> type[ViewedImageData]:
+        """See `Images.makes`."""
+        return ViewedImageData
 
 
 class ViewedImageData(ImageData):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fourfold.models.cnn import ConvNet, Norm, fitting_stages
 from fourfold.models.resnet import ResNet
-from fourfold.models.vit import patchify, suited_patch
+from fourfold.models.vit import dividing_patch, patchify
 
 Kind = Literal["cnn", "resnet"]
 
@@ -74,12 +74,7 @@ class MaskedImages(nn.Module):
         """
         super().__init__()
         channels, height, width = shape
-        if (patch := patch or suited_patch(height, width)) is None:
-            raise ValueError(f"no patch of 2 to 16 pixels divides images of {height} x {width}")
-        if height % patch or width % patch:
-            raise ValueError(
-                f"patches of {patch} pixels do not divide images of {height} x {width}"
-            )
+        patch = dividing_patch(height, width, patch)
         self.shape, self.patch = shape, patch
         self.count = (height // patch) * (width // patch)
         """N."""

@@ -115,10 +115,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, wide = shape
-        if (patch := patch or suited_patch(height, wide)) is None:
-            raise ValueError(f"no patch of 2 to 16 pixels divides images of {height} x {wide}")
-        if height % patch or wide % patch:
-            raise ValueError(f"patches of {patch} pixels do not divide images of {height} x {wide}")
+        patch = dividing_patch(height, wide, patch)
         self.shape, self.patch, self.width = shape, patch, width
         self.sides = height // patch, wide // patch
         """Rows and columns of patches."""
@@ -232,6 +229,19 @@ def initialize(module: nn.Module) -> None:
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight)
             nn.init.zeros_(part.bias)
+
+
+def dividing_patch(height: int, width: int, patch: int | None) -> int:
+    """The patch that was asked for, or the one that suits.
+
+    Raises:
+        ValueError: it does not divide the images, or none does.
+    """
+    if (patch := patch or suited_patch(height, width)) is None:
+        raise ValueError(f"no patch of 2 to 16 pixels divides images of {height} x {width}")
+    if height % patch or width % patch:
+        raise ValueError(f"patches of {patch} pixels do not divide images of {height} x {width}")
+    return patch
 
 
 def suited_patch(height: int, width: int) -> int | None:

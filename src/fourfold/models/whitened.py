@@ -16,12 +16,19 @@ from fourfold.models.cnn import Staged
 
 PATCH = 2
 """Side of the patches that are whitened."""
-SAMPLE = 5_000
-"""Images whose patches tell the covariance."""
+SAMPLE, PIXELS = 5_000, 5_000 * 32 * 32
+"""Images whose patches tell the covariance, and places of theirs, at most."""
+TOGETHER = 32 * 32 * 64
+"""Places whose patches are laid out at once: each takes 8 bytes for every number of a patch."""
 WIDER = 4
 """Channels of the stages after the first, as multiples of the first's."""
 FLOOR = 5e-4
 """Added to the variances, in units of images in [-1, 1]: directions that hardly vary are not blown up to noise."""
+
+
+def sampled(shape: tuple[int, int, int]) -> int:
+    """How many images (C, H, W) tell the covariance."""
+    return max(1, min(SAMPLE, PIXELS // (shape[1] * shape[2])))
 
 
 def whitening(images: Tensor) -> Tensor:
@@ -31,8 +38,11 @@ def whitening(images: Tensor) -> Tensor:
         images: (N, C, H, W) float in [-1, 1].
     """
     channels = images.shape[1]
-    patches = F.unfold(images, PATCH).transpose(1, 2).flatten(0, 1).double()
-    covariance = patches.T @ patches / len(patches)
+    covariance, count = torch.zeros((), dtype=torch.float64), 0
+    for some in images.split(max(1, TOGETHER // images[0, 0].numel())):
+        patches = F.unfold(some, PATCH).transpose(1, 2).flatten(0, 1).double()
+        covariance, count = covariance + patches.T @ patches, count + len(patches)
+    covariance = covariance / count
     variances, vectors = torch.linalg.eigh(covariance)
     filters = vectors.T / (variances[:, None] + FLOOR).sqrt()
     filters = filters.reshape(-1, channels, PATCH, PATCH).float()
@@ -105,7 +115,7 @@ class WhitenedNet(Staged):
         first = nn.Conv2d(channels, directions, PATCH)
         first.weight.requires_grad = False
         if images is not None:
-            first.weight.data.copy_(whitening(images[:SAMPLE]))
+            first.weight.data.copy_(whitening(images))
         first.bias = nn.Parameter(torch.zeros(directions))
         self.stages = nn.ModuleList(
             [

@@ -26,7 +26,7 @@ from fourfold.data.augmentation import Unchanged, scaled
 from fourfold.data.labelled_images import LabelledImageData, LabelledImages
 from fourfold.models.cnn import ConvNet, Norm, Pooling, fitting_stages
 from fourfold.models.lenet import LeNet
-from fourfold.models.whitened import SAMPLE, WhitenedNet
+from fourfold.models.whitened import WhitenedNet, sampled
 from fourfold.optimizers.gradient import Gradient
 from fourfold.tasks.recognition import Recognizer
 
@@ -98,12 +98,11 @@ class ConvolutionalNetwork(Recognizer):
 
     @model_validator(mode="after")
     def _all_count(self) -> Self:
-        fields, used = type(self).model_fields, NEEDS[self.network_kind]
-        for name in NEEDS["plain"]:
-            if name not in used and getattr(self, name) != fields[name].default:
-                raise ValueError(
-                    f"{name} is of the plain network; {self.network_kind} has no such option"
-                )
+        used = NEEDS[self.network_kind]
+        if unused := self.altered(name for name in NEEDS["plain"] if name not in used):
+            raise ValueError(
+                f"{unused[0]} is of the plain network; {self.network_kind} has no such option"
+            )
         return self
 
     def network(self, data: LabelledImageData, outputs: int) -> nn.Module:
@@ -112,7 +111,9 @@ class ConvolutionalNetwork(Recognizer):
             return LeNet(data.shape, outputs)
         stages = self.stages or fitting_stages(data.shape)
         if self.network_kind == "whitened":
-            images = scaled(data.pixels("train")[:SAMPLE]) if data.size("train") else None
+            images = (
+                scaled(data.pixels("train")[: sampled(data.shape)]) if data.size("train") else None
+            )
             return WhitenedNet(
                 data.shape,
                 outputs,

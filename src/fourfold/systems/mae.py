@@ -88,10 +88,11 @@ class MaskedAutoencoder(FeatureLearner):
 
     @model_validator(mode="after")
     def _all_count(self) -> Self:
-        unused = {n for names in NEEDS.values() for n in names} - set(NEEDS[self.encoder])
-        for name in sorted(unused):
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} is of another encoder; {self.encoder} has no such option")
+        every = {name for names in NEEDS.values() for name in names}
+        if unused := self.altered(sorted(every - set(NEEDS[self.encoder]))):
+            raise ValueError(
+                f"{unused[0]} is of another encoder; {self.encoder} has no such option"
+            )
         return self
 
     def build(self, data: Data) -> MAE | MaskedImages:

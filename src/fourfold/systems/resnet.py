@@ -68,11 +68,7 @@ class ResidualNetwork(Recognizer):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.block == "wavemix":
-            if given := [
-                n
-                for n in ("norm", "shortcut")
-                if getattr(self, n) != type(self).model_fields[n].default
-            ]:
+            if given := self.altered(("norm", "shortcut")):
                 raise ValueError(f"{given[0]} is of residual blocks; wavemix has no such option")
             if self.width and self.width % 4:
                 raise ValueError(f"width {self.width}: wavemix expects a multiple of 4")
