@@ -158,11 +158,11 @@ def test_no_such_file(tmp_path: Path) -> None:
         ("a.txt", b"", r"a\.txt: empty"),
         ("a.jsonl", b"", r"a\.jsonl: empty"),
         ("a.parquet", b"", r"a\.parquet: empty"),
-        ("a.txt.gz", gzip.compress(b""), r"a\.txt\.gz: empty"),
+        ("a.txt.gz", gzip.compress(b"", mtime=0), r"a\.txt\.gz: empty"),
         ("a.txt", b"abc\0def", "NUL at byte offset 3"),
         ("a.zip", b"PK\x03\x04....", r"a\.zip: binary, not text: a ZIP archive"),
         ("program", b"\x7fELF\x02\x01\x01\x00", "an ELF program"),
-        ("a.txt", gzip.compress(b"x"), "gzip; name it .gz"),
+        ("a.txt", gzip.compress(b"x", mtime=0), "gzip; name it .gz"),
         ("a.txt", "text".encode("utf-16"), "UTF-16"),
         ("a.txt", "na\u00efve".encode("latin-1"), "byte 0xef at byte offset 2"),
         (
@@ -171,7 +171,7 @@ def test_no_such_file(tmp_path: Path) -> None:
             "0xff at byte offset 1048577",
         ),
         ("a.txt", "abc道".encode()[:-1], "byte 0xe9 at byte offset 3"),
-        ("a.txt.gz", gzip.compress(b"x" * 9999)[:-9], "damaged, it cannot be unpacked"),
+        ("a.txt.gz", gzip.compress(b"x" * 9999, mtime=0)[:-9], "damaged, it cannot be unpacked"),
         (
             "a.txt.zst",
             zstandard.compress(os.urandom(999).hex().encode())[:-9],
