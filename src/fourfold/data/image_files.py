@@ -139,9 +139,10 @@ def paths_named(source: str, *kinds: str) -> list[Path]:
         if not matches:
             raise UserError(f"{source}: no file matches this pattern")
         return matches
+    # before it is fetched
+    if (entry := CATALOG.get(source)) is not None and entry.kind not in kinds:
+        raise UserError(f"{source}: in the catalog as {entry.kind}, expected {' or '.join(kinds)}")
     if (listed := find(source)) is not None:
-        if CATALOG[source].kind not in kinds:
-            raise UserError(f"{source}: in the catalog as {CATALOG[source].kind}, expected {' or '.join(kinds)}")  # fmt: skip
         return listed
     beside = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
     named = [name for name, entry in CATALOG.items() if entry.kind in kinds]
